@@ -1,0 +1,130 @@
+/* smidgen core: entropy coders and the file reader, in C99.
+ *
+ * Rules of this library:
+ *   - it allocates nothing, prints nothing, keeps no state between calls;
+ *   - every buffer is the caller's, and every size is checked before it is used;
+ *   - probabilities are integers, so that every machine decodes alike;
+ *   - the bytes are specified in docs/format.md, and a plain twin of every routine in tests/reference proves it.
+ *
+ * The lines between BEGIN and END are also read by the Python binding: plain declarations only. */
+#ifndef SMIDGEN_H
+#define SMIDGEN_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* BEGIN */
+
+/* What a call returns instead of a size. */
+enum {
+    SMIDGEN_CORRUPT = -1, /* the bytes are not what an encoder wrote */
+    SMIDGEN_SPACE = -2,   /* the output buffer is too small */
+    SMIDGEN_USAGE = -3    /* the arguments do not fit together */
+};
+
+/* One plane: `rows` x `columns` x `inner` symbols in memory order, each below `levels`. For the weight of a
+ * convolution these are outputs, inputs and kernel positions; codecs may use that for their contexts. */
+typedef struct {
+    uint32_t rows, columns, inner;
+    uint32_t levels; /* 1..256 */
+    uint32_t zero;   /* the symbol that means 0.0; `levels` or more if there is none */
+} smidgen_plane;
+
+/* Codecs: the number names the bytes for ever. */
+enum {
+    SMIDGEN_RAW = 0,
+    SMIDGEN_BITPACK = 1,
+    SMIDGEN_HUFFMAN = 2,
+    SMIDGEN_RELATIVE = 3,
+    SMIDGEN_RANS = 4,
+    SMIDGEN_ADAPTIVE = 5,
+    SMIDGEN_TEXT = 6
+};
+
+/* Bytes of scratch memory, aligned for uint64_t, that coding this plane needs, in either direction. */
+size_t smidgen_scratch(int codec, const smidgen_plane *plane);
+
+/* A size that the encoded plane never exceeds. */
+size_t smidgen_bound(int codec, const smidgen_plane *plane);
+
+/* Encodes all symbols of the plane. Returns the size, or a negative code. */
+int64_t smidgen_encode(int codec, const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity,
+                       void *scratch);
+
+/* Decodes exactly the symbols of the plane from exactly `size` bytes. Returns 0, or a negative code; the symbols
+ * written by a call that fails are all below 256 but mean nothing. */
+int smidgen_decode(int codec, const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,
+                   void *scratch);
+
+/* CRC-32 (ISO-HDLC, as in zlib and PNG), continued from `crc`; start with 0. */
+uint32_t smidgen_crc32(uint32_t crc, const uint8_t *data, size_t size);
+
+/* Sections of a file, in this order. */
+enum {
+    SMIDGEN_METADATA = 0,
+    SMIDGEN_LABELS = 1,
+    SMIDGEN_GRAPH = 2,
+    SMIDGEN_INDEX = 3,
+    SMIDGEN_PAYLOAD = 4,
+    SMIDGEN_SECTIONS = 5
+};
+
+typedef struct {
+    uint32_t codec;
+    uint64_t offset; /* of the stored bytes in the file */
+    uint64_t stored; /* bytes in the file */
+    uint64_t size;   /* bytes once decoded */
+} smidgen_section;
+
+typedef struct {
+    smidgen_section sections[5];
+} smidgen_file;
+
+/* Why a file or an index was refused. */
+enum {
+    SMIDGEN_BAD_MAGIC = -10,
+    SMIDGEN_BAD_VERSION = -11,
+    SMIDGEN_BAD_LENGTH = -12,
+    SMIDGEN_BAD_CHECKSUM = -13,
+    SMIDGEN_BAD_SECTION = -14,
+    SMIDGEN_BAD_TENSOR = -15,
+    SMIDGEN_BAD_LIMIT = -16
+};
+
+/* Checks the container: everything but the content of the sections. Returns 0 or a negative code. */
+int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file);
+
+/* How a tensor's values follow from its planes. */
+enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2 };
+
+typedef struct {
+    uint32_t name, name_size; /* offset of the name in the index, and its bytes */
+    uint32_t rule;
+    uint32_t type; /* of an array's elements; docs/format.md */
+    uint32_t rank;
+    uint32_t shape[8];
+    uint64_t elements;
+    int32_t first, step, levels; /* of a code: plane symbol i stands for first + step * i */
+    uint32_t zero;               /* the plane symbol that means 0.0, or 256 */
+    uint32_t axis;               /* 255: none */
+    uint32_t rows, columns;      /* shape of the rule's parameters */
+    uint32_t blocks;             /* how many planes follow each other in the payload */
+    uint32_t codec[16];
+    uint64_t offset[16]; /* in the payload */
+    uint64_t stored[16];
+} smidgen_tensor;
+
+/* Reads the record at `*position` of a decoded index, and the payload up to `*payload`; moves both on. Returns 1,
+ * 0 at the end of the index, or a negative code. `limit` is what smidgen_limit gave for the file. */
+int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *payload, uint64_t *elements,
+                 uint64_t limit, smidgen_tensor *tensor);
+
+/* The most elements, all tensors together, that a file of this many bytes may claim. */
+uint64_t smidgen_limit(uint64_t file_size);
+
+/* The plane of block `i`: shape, levels and zero, as the codecs take it. */
+smidgen_plane smidgen_block(const smidgen_tensor *tensor, uint32_t i);
+
+/* END */
+
+#endif

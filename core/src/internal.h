@@ -1,0 +1,106 @@
+/* Shared by the sources of the core, not by its users. */
+#ifndef SMIDGEN_INTERNAL_H
+#define SMIDGEN_INTERNAL_H
+
+#include "../smidgen.h"
+
+extern const uint16_t smidgen_rate[256];
+extern const uint16_t smidgen_logistic[33];
+
+/* Symbols of a plane; smidgen_encode and smidgen_decode have checked that the product fits. */
+static inline size_t smidgen_count(const smidgen_plane *plane) {
+    return (size_t)plane->rows * plane->columns * plane->inner;
+}
+
+/* How many bits a number needs; 0 for 0. */
+static inline uint32_t smidgen_length(uint32_t x) {
+#if defined(__GNUC__)
+    return x ? 32 - (uint32_t)__builtin_clz(x) : 0;
+#else
+    uint32_t n = 0;
+    for (; x; x >>= 1)
+        n++;
+    return n;
+#endif
+}
+
+/* Bits from the lowest of each byte upwards. A writer whose buffer is full counts on and fails at the end. */
+typedef struct {
+    uint8_t *out;
+    const uint8_t *in;
+    size_t position, size;
+    uint64_t bits;
+    uint32_t count;
+    int failed;
+} smidgen_bits;
+
+static inline void smidgen_put(smidgen_bits *b, uint32_t value, uint32_t count) {
+    b->bits |= (uint64_t)value << b->count;
+    b->count += count;
+    while (b->count >= 8) {
+        if (b->position < b->size)
+            b->out[b->position++] = (uint8_t)b->bits;
+        else
+            b->failed = 1;
+        b->bits >>= 8;
+        b->count -= 8;
+    }
+}
+
+/* Fills the last byte with zeros. Returns the size, or SMIDGEN_SPACE. */
+static inline int64_t smidgen_put_end(smidgen_bits *b) {
+    if (b->count)
+        smidgen_put(b, 0, 8 - b->count);
+    return b->failed ? SMIDGEN_SPACE : (int64_t)b->position;
+}
+
+/* Makes at least `count` <= 32 bits present in `bits`, with zeros past the end. */
+static inline void smidgen_fill(smidgen_bits *b, uint32_t count) {
+    while (b->count < count) {
+        uint64_t byte = 0;
+        if (b->position < b->size)
+            byte = b->in[b->position];
+        else
+            b->failed++;
+        b->position++;
+        b->bits |= byte << b->count;
+        b->count += 8;
+    }
+}
+
+static inline void smidgen_drop(smidgen_bits *b, uint32_t count) {
+    b->bits >>= count;
+    b->count -= count;
+}
+
+static inline uint32_t smidgen_get(smidgen_bits *b, uint32_t count) {
+    uint32_t value;
+    smidgen_fill(b, count);
+    value = (uint32_t)(b->bits & (((uint64_t)1 << count) - 1));
+    smidgen_drop(b, count);
+    return value;
+}
+
+/* True where all bytes were used, none was invented, and the padding is zero. */
+static inline int smidgen_get_done(const smidgen_bits *b) {
+    size_t used = b->position - b->count / 8;
+    uint64_t padding = b->bits & (((uint64_t)1 << (b->count % 8)) - 1);
+    return used == b->size && padding == 0;
+}
+
+/* The codecs, one file each; smidgen_encode and smidgen_decode have checked the plane and the levels. */
+#define SMIDGEN_CODEC(name)                                                                                            \
+    int64_t smidgen_##name##_encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity, \
+                                    void *scratch);                                                                    \
+    int smidgen_##name##_decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,        \
+                                void *scratch)
+
+SMIDGEN_CODEC(raw);
+SMIDGEN_CODEC(bitpack);
+SMIDGEN_CODEC(huffman);
+SMIDGEN_CODEC(relative);
+SMIDGEN_CODEC(rans);
+SMIDGEN_CODEC(adaptive);
+SMIDGEN_CODEC(text);
+
+#endif

@@ -1,0 +1,1 @@
+"""smidgen: a trained network and a limit in, one small file that runs by itself out."""

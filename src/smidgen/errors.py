@@ -1,0 +1,42 @@
+"""What smidgen raises.
+
+    SmidgenError            anything the user can mend; one line: what, where, what to do
+    ├── FormatError         bytes that are not a valid smidgen file, or not of this version
+    ├── PlanError           a plan that cannot be read or matches nothing
+    ├── WeightError         weights that cannot be compressed: NaN, infinite, empty, wrong type
+    ├── ModelError          a model, state dict or graph that cannot be read, built or run
+    └── InputError          a picture, folder, table or option that cannot be used
+"""
+
+__all__ = [
+    "FormatError",
+    "InputError",
+    "ModelError",
+    "PlanError",
+    "SmidgenError",
+    "WeightError",
+]
+
+
+class SmidgenError(Exception):
+    """Base of all errors that smidgen raises on purpose; the message is one line for the user."""
+
+
+class FormatError(SmidgenError):
+    """The bytes are not a valid smidgen file: truncated, damaged, foreign, or of a later version."""
+
+
+class PlanError(SmidgenError):
+    """A plan cannot be read, names an unknown method or field, or has a pattern that matches nothing."""
+
+
+class WeightError(SmidgenError):
+    """A weight tensor holds NaN or infinity, is empty, or has a type that no method can take."""
+
+
+class ModelError(SmidgenError):
+    """A model, its weights or its graph cannot be found, built, loaded or run."""
+
+
+class InputError(SmidgenError):
+    """A picture, folder or option given by the user cannot be used."""
