@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.code import Code
+from smidgen.errors import InputError
 
-__all__ = ["Archive", "Label", "Preprocessing"]
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from smidgen.run.runner import Runner
+
+__all__ = ["Archive", "Label", "Preprocessing", "open_archive", "read_bytes"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,10 @@ class Label:
 
     id: str
     name: str
+
+    def __post_init__(self) -> None:
+        if any(c in self.id + self.name for c in "\t\n"):
+            raise InputError(f"label {self.id!r}: neither id nor name may hold a tab or a line break")
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,17 @@ class Preprocessing:
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     resample: str = "bilinear"
 
+    def __post_init__(self) -> None:
+        sizes = isinstance(self.height, int) and isinstance(self.width, int)
+        if not sizes or not (0 < self.height <= 16384 and 0 < self.width <= 16384):
+            raise InputError(f"preprocessing: {self.height} x {self.width} is not a size of 1 to 16384 pixels")
+        if self.channels not in ("RGB", "BGR") or self.resample not in ("bilinear", "bicubic"):
+            raise InputError(f"preprocessing: unknown channels {self.channels!r} or resample {self.resample!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise InputError("preprocessing: mean and std must be three finite numbers each")
+        if 0 in self.std:
+            raise InputError("preprocessing: std must not be zero")
+
 
 @dataclass(frozen=True, eq=False)
 class Archive:
@@ -69,3 +93,75 @@ class Archive:
     def weights(self) -> dict[str, NDArray[Any]]:
         """Every weight as a plain array, decoded from its code; float32 where it was a code."""
         return {name: t.values() if isinstance(t, Code) else np.asarray(t) for name, t in self.tensors.items()}
+
+    def save(self, path: str | os.PathLike[str], codecs: tuple[str, ...] | None = None) -> int:
+        """Writes the file under a temporary name, renames it, and returns its size in bytes.
+
+        Args:
+            path: where to; an existing file is replaced only once the new one is complete.
+            codecs: names of the codecs to choose from (see ``smidgen.file``); by default those that give the
+                smallest file.
+
+        Raises:
+            InputError: it cannot be written.
+            WeightError: a tensor cannot be kept in a file.
+        """
+        from smidgen.file import SMALLEST, replace_file, write
+
+        data = write(self, codecs or SMALLEST)
+        replace_file(path, lambda temporary: temporary.write_bytes(data))
+        return os.stat(path).st_size
+
+    def onnx(self) -> Any:
+        """The network as an ``onnx.ModelProto`` with float32 weights.
+
+        Raises:
+            ModelError: graph and weights do not fit together.
+        """
+        from smidgen.run.onnx_graph import fill_graph
+
+        return fill_graph(self.graph, self.weights())
+
+    def runner(self, threads: int = 0) -> Runner:
+        """The network ready to run in ONNX Runtime; 0 threads lets the runtime choose.
+
+        Raises:
+            ModelError: ONNX Runtime refuses the graph.
+        """
+        from smidgen.run.runner import Runner
+
+        return Runner(self, threads)
+
+    def module(self) -> Module:
+        """The network as a ``torch.nn.Module`` with the decoded weights; needs the extra ``compress``.
+
+        Raises:
+            ModelError: the file does not say which module of the zoo it holds.
+        """
+        from smidgen.read import to_module
+
+        return to_module(self)
+
+
+def open_archive(path: str | os.PathLike[str]) -> Archive:
+    """Reads a ``.smidgen`` file.
+
+    Raises:
+        FormatError: it is not a valid file of this version.
+        InputError: it cannot be read.
+    """
+    from smidgen.file import read
+
+    return read(read_bytes(path), str(path))
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        InputError: it cannot be read, and why.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None

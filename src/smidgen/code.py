@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from smidgen.errors import WeightError
 
-__all__ = ["Affine", "Code", "Rule", "Stats", "Table"]
+__all__ = ["Affine", "Code", "Rule", "Stats", "Table", "as_rows", "from_rows"]
 
 SYMBOL_LIMIT = 256
 """A code has at most this many distinct levels, so that a symbol fits in one byte of the file."""
@@ -57,12 +57,12 @@ class Affine:
 
     def values(self, symbols: NDArray[np.int16]) -> NDArray[np.float32]:
         """The float32 weights that ``symbols`` stand for, in the same shape."""
-        rows = _rows(symbols, self.axis)
+        rows = as_rows(symbols, self.axis)
         run = -(-rows.shape[1] // self.scale.shape[1])
         scale = np.repeat(self.scale, run, axis=1)[:, : rows.shape[1]]
         zero = np.repeat(self.zero, run, axis=1)[:, : rows.shape[1]]
         values = (rows.astype(np.float32) - zero.astype(np.float32)) * scale
-        return _unrows(values, symbols.shape, self.axis)
+        return from_rows(values, symbols.shape, self.axis)
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -101,9 +101,9 @@ class Table:
 
     def values(self, symbols: NDArray[np.int16]) -> NDArray[np.float32]:
         """The float32 weights that ``symbols`` stand for, in the same shape."""
-        rows = _rows(symbols, self.axis)
+        rows = as_rows(symbols, self.axis)
         values = np.take_along_axis(self.levels, rows.astype(np.intp), axis=1)
-        return _unrows(values, symbols.shape, self.axis)
+        return from_rows(values, symbols.shape, self.axis)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Table) and self.axis == other.axis and np.array_equal(self.levels, other.levels)
@@ -202,15 +202,15 @@ def _parameters(rule: Rule) -> NDArray[np.float32]:
     return rule.scale if isinstance(rule, Affine) else rule.levels
 
 
-def _rows(array: NDArray, axis: int | None) -> NDArray:  # type: ignore[type-arg]
+def as_rows(array: NDArray, axis: int | None) -> NDArray:  # type: ignore[type-arg]
     """A view or copy of ``array`` as (n, rest), ``axis`` first; without an axis n = 1."""
     if axis is None:
         return array.reshape(1, -1)
     return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
-def _unrows(rows: NDArray, shape: tuple[int, ...], axis: int | None) -> NDArray:  # type: ignore[type-arg]
-    """The inverse of ``_rows``."""
+def from_rows(rows: NDArray, shape: tuple[int, ...], axis: int | None) -> NDArray:  # type: ignore[type-arg]
+    """The inverse of ``as_rows``, for the shape that it was given."""
     if axis is None:
         return rows.reshape(shape)
     moved = (shape[axis], *shape[:axis], *shape[axis + 1 :])

@@ -1,11 +1,11 @@
 """What smidgen raises.
 
-    SmidgenError            anything the user can mend; one line: what, where, what to do
-    ├── FormatError         bytes that are not a valid smidgen file, or not of this version
-    ├── PlanError           a plan that cannot be read or matches nothing
-    ├── WeightError         weights that cannot be compressed: NaN, infinite, empty, wrong type
-    ├── ModelError          a model, state dict or graph that cannot be read, built or run
-    └── InputError          a picture, folder, table or option that cannot be used
+SmidgenError            anything the user can mend; one line: what, where, what to do
+├── FormatError         bytes that are not a valid smidgen file, or not of this version
+├── PlanError           a plan that cannot be read or matches nothing
+├── WeightError         weights that cannot be compressed: NaN, infinite, empty, wrong type
+├── ModelError          a model, state dict or graph that cannot be read, built or run
+└── InputError          a picture, folder, table or option that cannot be used
 """
 
 __all__ = [

@@ -14,6 +14,8 @@ from smidgen.methods import METHODS, Method
 
 __all__ = ["Plan"]
 
+SHIPPED = Path(__file__).parent / "plans"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -22,10 +24,10 @@ class Plan:
     A weight that has become a code is finished, and later steps pass it by: specific patterns first, then general ones.
 
     Args:
-        steps: at least one ``(pattern, method)``.
+        steps: each ``(pattern, method)``; none at all keeps every weight without loss.
 
     Raises:
-        PlanError: no steps, or one that is not a pattern with a method.
+        PlanError: a step that is not a pattern with a method.
 
     Example:
         >>> from smidgen.methods import Prune, Quantize
@@ -48,8 +50,6 @@ class Plan:
     steps: tuple[tuple[str, Method], ...]
 
     def __post_init__(self) -> None:
-        if not self.steps:
-            raise PlanError("a plan needs at least one step")
         for number, (pattern, method) in enumerate(self.steps, 1):
             if not isinstance(pattern, str) or not pattern or not isinstance(method, Method):
                 raise PlanError(f"step {number}: must be a name pattern and a method, not {pattern!r} and {method!r}")
@@ -72,11 +72,11 @@ class Plan:
         for key in document:
             if key != "step":
                 raise PlanError(f"{origin}: unknown key {key!r}; a plan holds only [[step]] tables")
-        entries = document.get("step", [])
+        if "step" not in document:
+            raise PlanError(f"{origin}: no [[step]]; write 'step = []' to keep every weight without loss")
+        entries = document["step"]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise PlanError(f"{origin}: steps must be written as [[step]] tables")
-        if not entries:
-            raise PlanError(f"{origin}: no [[step]]; a plan needs at least one")
         return cls(tuple(_step(entry, f"{origin}: step {number}") for number, entry in enumerate(entries, 1)))
 
     @classmethod
@@ -94,9 +94,31 @@ class Plan:
             raise PlanError(f"{path}: not a text file in UTF-8") from None
         return cls.parse(text, str(path))
 
+    @classmethod
+    def find(cls, name: str) -> Plan:
+        """The plan in the file ``name``, or the one of that name that ships with smidgen.
+
+        Raises:
+            PlanError: there is neither; or see ``parse``.
+
+        Example:
+            >>> Plan.find("lossless").steps
+            ()
+        """
+        if name in cls.shipped():
+            return cls.load(SHIPPED / f"{name}.toml")
+        if not Path(name).exists():
+            raise PlanError(f"{name}: no such file, and not a plan that ships with smidgen: {', '.join(cls.shipped())}")
+        return cls.load(name)
+
+    @staticmethod
+    def shipped() -> list[str]:
+        """Names of the plans that ship with smidgen."""
+        return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
     def dumps(self) -> str:
         """The plan as TOML, without the fields that have their default; ``parse`` gives back an equal plan."""
-        return "\n".join(_dump(pattern, method) for pattern, method in self.steps)
+        return "\n".join(_dump(pattern, method) for pattern, method in self.steps) or "step = []\n"
 
 
 def _step(entry: dict[str, Any], where: str) -> tuple[str, Method]:

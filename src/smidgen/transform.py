@@ -52,8 +52,8 @@ def transform(
         live = {name: checked(weight, name) for name, weight in _live(done, pattern, where).items()}
         try:
             resolved = method.resolve(live, {name: known[name] for name in live if name in known})
-        except PlanError as error:
-            raise PlanError(f"{where}: {error}") from None
+        except (PlanError, WeightError) as error:
+            raise type(error)(f"{where}: {error}") from None
         for name, weight in live.items():
             done[name] = _apply(resolved, weight, known.get(name), (where, name))
     return done

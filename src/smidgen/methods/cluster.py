@@ -60,7 +60,7 @@ class Cluster(Method):
     """
 
     levels: int = 16
-    init: Literal["linear", "density", "random", "exact"] = "linear"
+    init: Literal["linear", "density", "random", "exact"] = "exact"
     keep_zeros: bool = True
     iterations: int = 50
     seed: int = 0
@@ -91,10 +91,11 @@ class Cluster(Method):
         distinct, place = np.unique(weights, return_inverse=True)
         if distinct.size <= count:
             return weights
-        points, mass = distinct.astype(np.float64), np.bincount(place, importance)
+        points, mass = distinct.astype(np.float64), np.bincount(place, importance).astype(np.float64)
         centers = _lloyd(points, mass, self._start(points, mass, count), self.iterations)
         nearest = np.searchsorted((centers[1:] + centers[:-1]) / 2, points)
-        return centers.astype(np.float32)[nearest][place]
+        shared: FloatArray = centers.astype(np.float32)[nearest][place]
+        return shared
 
     def _start(self, points: Points, mass: Points, count: int) -> Points:
         """``count`` ascending centers to start from, for more than ``count`` ascending points."""
@@ -105,9 +106,12 @@ class Cluster(Method):
         if self.init == "density":
             cumulative = np.cumsum(mass)
             shares = (np.arange(count) + 0.5) / count * cumulative[-1]
-            return points[np.searchsorted(cumulative, shares).clip(0, points.size - 1)]
-        drawn = np.random.default_rng(self.seed).choice(points.size, count, replace=False, p=mass / mass.sum())
-        return points[np.sort(drawn)]
+            chosen = np.minimum(np.searchsorted(cumulative, shares), points.size - 1)
+        else:
+            generator = np.random.default_rng(self.seed)
+            chosen = np.sort(generator.choice(points.size, count, replace=False, p=mass / mass.sum()))
+        start: Points = points[chosen]
+        return start
 
 
 def _lloyd(points: Points, mass: Points, centers: Points, iterations: int) -> Points:
@@ -158,7 +162,8 @@ def _optimal(points: Points, mass: Points, count: int) -> Points:
     # centered and scaled: squares then neither overflow nor cancel more than they must
     middle = np.average(points, weights=mass)
     spread = max(float(points[-1] - middle), float(middle - points[0]))
-    x, m = (points - middle) / spread, mass / mass.mean()
+    # a mass below the digits of the sums would divide by zero
+    x, m = (points - middle) / spread, np.maximum(mass / mass.mean(), 1e-9)
     sums = np.zeros((3, size + 1))
     np.cumsum(np.stack([m, m * x, m * x * x]), axis=1, out=sums[:, 1:])
     best = np.full(size + 1, np.inf)

@@ -100,8 +100,7 @@ class Prune(Method):
         elif self.threshold is not None:
             keep = score >= self.threshold
         elif self.filters:
-            # the norm of the largest-to-smallest range of float32 needs no care in float64
-            norms = np.sqrt((score.reshape(len(np.atleast_1d(score)), -1) ** 2).sum(axis=1))
+            norms = np.sqrt((score.reshape(weight.shape[0] if weight.ndim else 1, -1) ** 2).sum(axis=1))
             kept = _largest(norms, max(1, round(self.density * norms.size)))
             keep = np.repeat(kept, weight.size // norms.size)
         else:
@@ -125,7 +124,7 @@ class Prune(Method):
         known = stats or {}
         missing = [name for name in weights if name not in known]
         if 0 < len(missing) < len(weights):
-            raise PlanError(f"Prune: scope='global' needs statistics for all its tensors or none; {missing[0]} has none")
+            raise PlanError(f"Prune: scope='global' needs statistics for all tensors or none; {missing[0]} has none")
         scores = np.concatenate([_score(checked(w, name), known.get(name)).ravel() for name, w in weights.items()])
         kept = round(self.density * scores.size)
         if kept == 0:
@@ -147,7 +146,7 @@ def _largest(score: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
         return np.zeros(score.size, np.bool_)
     place = score.size - count
     threshold = np.partition(score, place)[place]
-    keep = score > threshold
+    keep: NDArray[np.bool_] = score > threshold
     keep[np.flatnonzero(score == threshold)[: count - int(keep.sum())]] = True
     return keep
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.code import Affine, Code, Stats, _rows, _unrows
+from smidgen.code import Affine, Code, Stats, as_rows, from_rows
 from smidgen.methods.base import (
     FloatArray,
     Method,
@@ -55,7 +55,8 @@ class Quantize(Method):
         bits: 2..8.
         symmetric: see above.
         granularity: what shares one scale: the "tensor"; each index of an "axis"; or each "group" of weights along
-            the flattened rest of each filter. A 1-D tensor is one row, since a scale for each weight would save nothing.
+            the flattened rest of each filter. A 1-D tensor is one row: a scale for each
+            weight would save nothing.
         axis: which axis, with granularity "axis".
         group: the most weights of a group, with granularity "group". A filter of r weights is cut into
             ``ceil(r / group)`` runs of equal length (the last may be shorter), as ``Affine`` says.
@@ -105,15 +106,15 @@ class Quantize(Method):
         """Symbols in the shape of the weight, with the affine rule back to values."""
         weight = checked(weight)
         axis = self._axis(weight)
-        rows = _rows(weight, axis).astype(np.float64)
+        rows = as_rows(weight, axis).astype(np.float64)
         groups = -(-rows.shape[1] // self.group) if self.granularity == "group" else 1
         runs = _cut(rows, groups)
         if self.step is not None:
-            scale = self._stepped(rows)
+            scale = self._stepped(rows, self.step)
             zero = np.zeros(scale.shape, np.int16)
         else:
             # padding has no importance, and its zeros lie inside every range
-            mass = _cut(_rows(importance_of(weight, stats), axis), groups)
+            mass = _cut(as_rows(importance_of(weight, stats), axis), groups)
             low, high = np.minimum(runs.min(axis=1), 0.0), np.maximum(runs.max(axis=1), 0.0)
             grid = self._grid(runs, mass, low, high)
             if self.range == "mse":
@@ -122,7 +123,7 @@ class Quantize(Method):
         symbols = self._symbols(runs, scale, zero).astype(np.int16)
         symbols = symbols.reshape(rows.shape[0], -1)[:, : rows.shape[1]]
         rule = Affine(scale.reshape(-1, groups), zero.reshape(-1, groups), axis)
-        return Code(_unrows(symbols, weight.shape, axis), rule)
+        return Code(from_rows(symbols, weight.shape, axis), rule)
 
     def _axis(self, weight: FloatArray) -> int | None:
         """The axis whose indices have scales of their own in this weight, or None."""
@@ -141,17 +142,20 @@ class Quantize(Method):
     def _symbols(
         self, runs: NDArray[np.float64], scale: NDArray[np.float32], zero: NDArray[np.int16]
     ) -> NDArray[np.float64]:
-        return np.clip(np.rint(runs / scale[:, None]) + zero[:, None], *self._ends)
+        first, last = self._ends
+        symbols: NDArray[np.float64] = np.clip(np.rint(runs / scale[:, None]) + zero[:, None], first, last)
+        return symbols
 
-    def _stepped(self, rows: NDArray[np.float64]) -> NDArray[np.float32]:
-        """The scale that the field ``step`` asks for, in shape (1,)."""
-        assert self.step is not None
+    def _stepped(self, rows: NDArray[np.float64], step: float) -> NDArray[np.float32]:
+        """The scale of ``step`` standard deviations, in shape (1,)."""
         # by the largest magnitude first: squares of the smallest floats would vanish
         largest = float(np.abs(rows).max())
         deviation = float((rows / largest).std()) if largest > 0 else 0.0
         # rounding leaves a constant tensor a deviation of about 1e-16, which means none
-        constant = rows.min() == rows.max()
-        return _scales(np.array([largest / self._ends[1] if constant else self.step * deviation * largest]))
+        if rows.min() == rows.max():
+            return _scales(np.array([largest / self._ends[1]]))
+        # at three times the largest magnitude all is zero already, and float32 can still hold it
+        return _scales(np.array([min(step * deviation, 3.0) * largest]))
 
     def _grid(
         self,
@@ -179,7 +183,8 @@ class Quantize(Method):
     ) -> NDArray[np.float64]:
         """Weighted squared error of each run."""
         values = (self._symbols(runs, scale, zero) - zero[:, None]) * scale[:, None]
-        return np.einsum("ij,ij->i", mass, (runs - values) ** 2)
+        error: NDArray[np.float64] = np.einsum("ij,ij->i", mass, (runs - values) ** 2)
+        return error
 
     def _search(self, runs: NDArray[np.float64], mass: NDArray[np.float64], widest: _Grid) -> _Grid:
         """The grid of least weighted squared error per run: coarse, then fine, then by least squares."""
@@ -218,4 +223,10 @@ def _cut(rows: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
 def _better(one: _Grid, other: _Grid) -> _Grid:
     """Run by run the grid with the smaller error; the first of two equals."""
     wins = other.error < one.error
-    return _Grid(*(np.where(wins, b, a) for a, b in zip(one, other, strict=True)))
+    return _Grid(
+        low=np.where(wins, other.low, one.low),
+        high=np.where(wins, other.high, one.high),
+        scale=np.where(wins, other.scale, one.scale),
+        zero=np.where(wins, other.zero, one.zero),
+        error=np.where(wins, other.error, one.error),
+    )

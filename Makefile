@@ -1,0 +1,43 @@
+# make demo    the main job: a real SqueezeNet, real photographs, a report
+# make test    everything a change must pass, but for style
+# make check   make test, plus format, lint and types: the law before a commit
+# make bench   the figures of docs/results.md
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+# the CPU build suffices; a plain "torch" may bring gigabytes of GPU libraries
+TORCH = torch==2.13.0
+CORE = $(wildcard core/*.h core/src/*.[ch])
+
+.PHONY: demo test check format bench clean
+
+demo: $(VENV)/demo
+	$(BIN)/smidgen demo
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+format: $(VENV)/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python benchmarks/mutate.py --count 100000 --seed 0
+	$(BIN)/python benchmarks/accuracy.py
+
+$(VENV)/%: pyproject.toml setup.py src/smidgen/core_build.py $(CORE)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build src/smidgen/_core.* src/smidgen.egg-info

@@ -1,0 +1,53 @@
+"""The command line: what the user types, and how errors reach them.
+
+Exit status: 0 done, 1 the work failed with one line that says why, 2 wrong usage. Results go to standard output,
+progress and errors to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from smidgen.cli.compress import compress
+from smidgen.cli.demo import demo
+from smidgen.cli.evaluate import evaluate
+from smidgen.cli.export import export
+from smidgen.cli.inspect import inspect
+from smidgen.cli.recognize import recognize
+from smidgen.errors import SmidgenError
+
+__all__ = ["cli", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="smidgen")
+def cli() -> None:
+    """Makes trained networks small, in files that really are, and runs them."""
+
+
+for command in (demo, compress, inspect, evaluate, recognize, export):
+    cli.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits with its status."""
+    try:
+        cli.main(args=arguments, prog_name="smidgen", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(1)
+    except SmidgenError as error:
+        click.echo(f"smidgen: {error}", err=True)
+        sys.exit(1)
+    except MemoryError:
+        click.echo("smidgen: not enough memory for this model; nothing was written", err=True)
+        sys.exit(1)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("smidgen: interrupted; nothing that existed was changed", err=True)
+        sys.exit(1)

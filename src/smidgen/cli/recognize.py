@@ -1,0 +1,37 @@
+"""``smidgen recognize``: what is in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smidgen.cli.output import echo_json, json_option
+
+__all__ = ["recognize"]
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many answers to show.")
+@json_option
+def recognize(file: Path, pictures: tuple[Path, ...], top: int, as_json: bool) -> None:
+    """Names what is in PICTURES, with the network in FILE."""
+    from smidgen.archive import open_archive
+
+    runner = open_archive(file).runner()
+    answers = {str(picture): runner.recognize(picture, top) for picture in pictures}
+    if as_json:
+        echo_json(
+            {
+                picture: [{"id": a.label.id, "name": a.label.name, "score": a.score} for a in found]
+                for picture, found in answers.items()
+            }
+        )
+        return
+    for picture, found in answers.items():
+        if len(answers) > 1:
+            click.echo(f"{picture}:")
+        for answer in found:
+            click.echo(f"{100 * answer.score:6.2f} %  {answer.label.name}")

@@ -1,0 +1,373 @@
+"""The file: an ``Archive`` to bytes and back. The layout is specified in ``docs/format.md``."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen._core import ffi, lib
+from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.code import Affine, Code, Rule, Table
+from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
+from smidgen.errors import FormatError, InputError, WeightError
+
+__all__ = ["FAST", "SMALLEST", "TensorInfo", "codecs_named", "inspect", "read", "replace_file", "section_sizes", "write"]
+
+SMALLEST = ("raw", "bitpack", "rans", "adaptive")
+"""Every plane is coded by each of these and keeps the shortest."""
+
+FAST = ("raw", "rans")
+"""For large models and quick starts."""
+
+MAGIC = b"\x89SMG"
+VERSION = 1
+SECTIONS = ("metadata", "labels", "graph", "index", "payload")
+TYPES = ("", "<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
+NO_AXIS = 255
+
+REASONS = {
+    lib.SMIDGEN_BAD_MAGIC: "not a smidgen file: it does not begin as one",
+    lib.SMIDGEN_BAD_VERSION: f"its version is not {VERSION}, the one that this smidgen reads",
+    lib.SMIDGEN_BAD_LENGTH: "truncated or extended: its length is not what its header says",
+    lib.SMIDGEN_BAD_CHECKSUM: "damaged: the checksum does not match",
+    lib.SMIDGEN_BAD_SECTION: "invalid: a section has an unknown codec or contradicts itself",
+    lib.SMIDGEN_BAD_TENSOR: "invalid: a tensor's record contradicts itself",
+    lib.SMIDGEN_BAD_LIMIT: "refused: it claims more data than a file of its size can hold",
+}
+
+
+def codecs_named(choice: str) -> tuple[str, ...]:
+    """The codecs to choose from: ``smallest``, ``fast``, or one codec by its name.
+
+    Raises:
+        InputError: there is no such choice.
+
+    Example:
+        >>> codecs_named("fast")
+        ('raw', 'rans')
+    """
+    choices = {"smallest": SMALLEST, "fast": FAST, **{name: (name,) for name in CODECS}}
+    if choice not in choices:
+        raise InputError(f"codec {choice!r} is unknown; choose {', '.join(choices)}")
+    return choices[choice]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What the index says about one tensor, for ``smidgen inspect``.
+
+    Args:
+        name: of the weight.
+        shape: of the weight.
+        kind: ``float32`` and the like for arrays, ``affine`` or ``table`` for codes.
+        levels: size of the alphabet of a code; 0 for an array.
+        codec: of the symbols (of an array: of its first plane).
+        stored: bytes in the payload, parameters of the rule included.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: str
+    levels: int
+    codec: str
+    stored: int
+
+    @property
+    def elements(self) -> int:
+        """How many weights it has."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
+    """The bytes of a file that holds ``archive``; the same archive gives the same bytes.
+
+    Args:
+        archive: what to write.
+        codecs: names of the codecs to choose from, plane by plane, by measured size.
+
+    Raises:
+        WeightError: an array has a type that the format does not know, or a name that is empty or too long.
+    """
+    index, payload = [], []
+    for name, tensor in archive.tensors.items():
+        record, blocks = _encode_code(tensor, codecs) if isinstance(tensor, Code) else _encode_array(tensor, codecs)
+        encoded = name.encode()
+        if not 1 <= len(encoded) <= 255:
+            raise WeightError(f"tensor {name[:40]!r}: a name must have 1 to 255 bytes of UTF-8, not {len(encoded)}")
+        index.append(struct.pack("<B", len(encoded)) + encoded + record)
+        index += [struct.pack("<BI", codec, len(data)) for codec, data in blocks]
+        payload += [data for _, data in blocks]
+    settings = {
+        "preprocessing": asdict(archive.preprocessing) if archive.preprocessing else None,
+        "metadata": dict(archive.metadata),
+    }
+    texts = (
+        json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode(),
+        "".join(f"{label.id}\t{label.name}\n" for label in archive.labels).encode(),
+        archive.graph,
+        b"".join(index),
+    )
+    return _assemble(texts, b"".join(payload))
+
+
+def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
+    ids, stored = [], []
+    for text in texts:
+        coded = CODECS["text"].encode(np.frombuffer(text, np.uint8))
+        # the format bounds how much a short section may expand to, and how long a hostile one may take
+        shorter = len(coded) < len(text) and len(text) // 1024 <= len(coded)
+        ids.append(CODECS["text" if shorter else "raw"].id)
+        stored.append(coded if shorter else text)
+    sections = [*stored, payload]
+    start = MAGIC + struct.pack("<6BH", VERSION, *ids, CODECS["raw"].id, 0)
+    table = struct.pack("<5Q", *map(len, sections)) + struct.pack("<4I", *map(len, texts))
+    body = table + b"".join(sections)
+    return start + struct.pack("<I", zlib.crc32(body, zlib.crc32(start))) + body
+
+
+def _shortest(symbols: NDArray[np.uint8], levels: int, zero: int, codecs: tuple[str, ...]) -> tuple[int, bytes]:
+    if symbols.size == 0:
+        return CODECS["raw"].id, b""
+    coded = [(CODECS[name].id, CODECS[name].encode(symbols, levels, zero)) for name in codecs]
+    return min(coded, key=lambda pair: (len(pair[1]), pair[0]))
+
+
+def _planes(array: NDArray[Any], codecs: tuple[str, ...]) -> list[tuple[int, bytes]]:
+    """A plane for each byte of the elements, the lowest first: exponents go with exponents, noise with noise."""
+    split = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(array.size, array.dtype.itemsize)
+    choice = tuple(dict.fromkeys(("raw", *codecs)))
+    return [_shortest(split[:, i].reshape(array.shape), 256, NO_ZERO, choice) for i in range(array.dtype.itemsize)]
+
+
+def _encode_array(array: NDArray[Any], codecs: tuple[str, ...]) -> tuple[bytes, list[tuple[int, bytes]]]:
+    array = np.asarray(array)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    if little.dtype.str not in TYPES:
+        raise WeightError(f"an array of type {array.dtype} cannot be kept; convert it to float32 first")
+    if array.ndim > 8:
+        raise WeightError(f"an array of {array.ndim} dimensions cannot be kept; the format has at most 8")
+    record = struct.pack("<BB", lib.SMIDGEN_ARRAY, TYPES.index(little.dtype.str)) + _encode_shape(array.shape)
+    return record, _planes(little, codecs)
+
+
+def _encode_code(code: Code, codecs: tuple[str, ...]) -> tuple[bytes, list[tuple[int, bytes]]]:
+    first, step, levels = code.alphabet
+    plane = ((code.symbols.astype(np.int32) - first) // step).astype(np.uint8)
+    zero = _zero_symbol(code, first, step, levels)
+    axis = NO_AXIS if code.rule.axis is None else code.rule.axis
+    affine = isinstance(code.rule, Affine)
+    record = struct.pack("<B", lib.SMIDGEN_AFFINE if affine else lib.SMIDGEN_TABLE) + _encode_shape(code.shape)
+    parameters = code.rule.scale if isinstance(code.rule, Affine) else code.rule.levels
+    record += struct.pack("<hHBHBI", first, step, levels - 1, zero, axis, parameters.shape[1])
+    blocks = [_shortest(plane, levels, zero, codecs), *_planes(parameters.astype("<f4"), codecs)]
+    if isinstance(code.rule, Affine):
+        has_zero = bool(code.rule.zero.any())
+        record += struct.pack("<B", has_zero)
+        blocks += _planes(code.rule.zero.astype("<i2"), codecs) if has_zero else []
+    return record, blocks
+
+
+def _zero_symbol(code: Code, first: int, step: int, levels: int) -> int:
+    """The plane symbol that stands for 0.0, or nearest to it: a hint for contexts, not part of the value."""
+    if isinstance(code.rule, Table):
+        return int(np.argmin(np.abs(code.rule.levels[0, first : first + step * levels : step])))
+    zero = int(np.median(code.rule.zero)) - first
+    return zero // step if zero % step == 0 and 0 <= zero // step < levels else NO_ZERO
+
+
+def _encode_shape(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<B{len(shape)}I", len(shape), *shape)
+
+
+def read(data: bytes, origin: str = "the data") -> Archive:
+    """The archive in the bytes of a file. Everything is checked before anything large is allocated.
+
+    Args:
+        data: all bytes of the file.
+        origin: what to call it in an error.
+
+    Raises:
+        FormatError: the bytes are not a valid file of this version.
+    """
+    try:
+        _, texts, payload, records = _open(data)
+        tensors = {name: _decode_tensor(record, payload) for name, record in records}
+        preprocessing, metadata = _parse_metadata(texts["metadata"])
+        return Archive(texts["graph"], tensors, preprocessing, _parse_labels(texts["labels"]), metadata)
+    except FormatError as error:
+        raise FormatError(f"{origin}: {error}") from None
+
+
+def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
+    """What the index of a file says about each tensor; decodes no weight.
+
+    Raises:
+        FormatError: the bytes are not a valid file of this version.
+    """
+    try:
+        records = _open(data)[3]
+    except FormatError as error:
+        raise FormatError(f"{origin}: {error}") from None
+    kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table"}
+    return [
+        TensorInfo(
+            name,
+            tuple(t.shape[0 : t.rank]),
+            kinds.get(t.rule) or np.dtype(TYPES[t.type]).name,
+            t.levels if t.rule in kinds else 0,
+            codec_by_id(t.codec[0]).name,
+            sum(t.stored[0 : t.blocks]),
+        )
+        for name, t in records
+    ]
+
+
+def section_sizes(data: bytes) -> dict[str, int]:
+    """Bytes of the header and of each section as they lie in the file; together they are the file.
+
+    Raises:
+        FormatError: the bytes are not a valid file of this version.
+    """
+    header = _open_header(data)
+    sizes = {name: int(header.sections[i].stored) for i, name in enumerate(SECTIONS)}
+    return {"header": len(data) - sum(sizes.values()), **sizes}
+
+
+def _open_header(data: bytes) -> Any:
+    header = ffi.new("smidgen_file *")
+    status = lib.smidgen_open(ffi.from_buffer("uint8_t[]", data), len(data), header)
+    if status:
+        raise FormatError(REASONS[status])
+    return header
+
+
+def _open(data: bytes) -> tuple[Any, dict[str, bytes], memoryview, list[tuple[str, Any]]]:
+    """Header, decoded texts, payload, and the records of the index, all of them checked."""
+    header = _open_header(data)
+    view, texts = memoryview(data), {}
+    for i, section in enumerate(SECTIONS):
+        s = header.sections[i]
+        stored = view[s.offset : s.offset + s.stored]
+        if section == "payload":
+            payload = stored
+        else:
+            texts[section] = codec_by_id(s.codec).decode(stored, (s.size,)).tobytes()
+    return header, texts, payload, _parse_index(texts["index"], len(payload), len(data))
+
+
+def _parse_index(index: bytes, payload_size: int, file_size: int) -> list[tuple[str, Any]]:
+    buffer = ffi.from_buffer("uint8_t[]", index)
+    position, payload, elements = ffi.new("size_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    limit, records, seen = lib.smidgen_limit(file_size), [], set()
+    while True:
+        tensor = ffi.new("smidgen_tensor *")
+        status = lib.smidgen_next(buffer, len(index), position, payload, elements, limit, tensor)
+        if status < 0:
+            raise FormatError(REASONS[status])
+        if status == 0:
+            break
+        name = _text(index[tensor.name : tensor.name + tensor.name_size], "a tensor's name")
+        if name in seen:
+            raise FormatError(f"invalid: tensor {name!r} is there twice")
+        seen.add(name)
+        records.append((name, tensor))
+    if payload[0] != payload_size:
+        raise FormatError("invalid: the tensors do not fill the payload exactly")
+    return records
+
+
+def _decode_tensor(t: Any, payload: memoryview) -> Code | NDArray[Any]:
+    shape = tuple(t.shape[0 : t.rank])
+    planes = []
+    for i in range(t.blocks):
+        plane = lib.smidgen_block(ffi.addressof(t[0]), i)
+        whole = t.rule == lib.SMIDGEN_ARRAY or i == 0
+        size = (t.rows, t.columns) if not whole else shape
+        data = payload[t.offset[i] : t.offset[i] + t.stored[i]]
+        planes.append(codec_by_id(t.codec[i]).decode(data, size, plane.levels, plane.zero))
+    if t.rule == lib.SMIDGEN_ARRAY:
+        return _join(planes, TYPES[t.type])
+    symbols = planes[0].astype(np.int16) * np.int16(t.step) + np.int16(t.first)
+    axis = None if t.axis == NO_AXIS else int(t.axis)
+    values = _join(planes[1:5], "<f4")
+    rule: Rule = Table(values, axis)
+    if t.rule == lib.SMIDGEN_AFFINE:
+        rule = Affine(values, _join(planes[5:7], "<i2") if t.blocks > 5 else np.zeros(values.shape, np.int16), axis)
+    try:
+        return Code(symbols, rule)
+    except WeightError as error:
+        raise FormatError(f"invalid: {error}") from None
+
+
+def _join(planes: list[NDArray[np.uint8]], dtype: str) -> NDArray[Any]:
+    joined = np.stack([plane.reshape(-1) for plane in planes], axis=1)
+    if dtype == "|b1" and joined.size and joined.max() > 1:
+        raise FormatError("invalid: a truth value is neither 0 nor 1")
+    return np.ascontiguousarray(joined).view(dtype).reshape(planes[0].shape).astype(np.dtype(dtype).newbyteorder("="))
+
+
+def _text(data: bytes, what: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise FormatError(f"invalid: {what} is not UTF-8") from None
+
+
+def _parse_labels(data: bytes) -> tuple[Label, ...]:
+    lines = _text(data, "the list of labels").split("\n")
+    if lines.pop() or any(line.count("\t") != 1 for line in lines):
+        raise FormatError("invalid: a label is not an id, a tab and a name")
+    return tuple(Label(*line.split("\t")) for line in lines)
+
+
+def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any]]:
+    try:
+        settings = json.loads(_text(data, "the metadata"))
+        known, metadata = settings["preprocessing"], settings["metadata"]
+        if not isinstance(metadata, dict) or len(settings) != 2:
+            raise ValueError
+        if known is None:
+            return None, metadata
+        triples = {key: tuple(map(float, known[key])) for key in ("mean", "std")}
+        return Preprocessing(**{**known, **triples}), metadata
+    except (ValueError, KeyError, TypeError, RecursionError, InputError):
+        raise FormatError("invalid: the metadata is not what smidgen writes") from None
+
+
+def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object]) -> None:
+    """Makes a file under a temporary name beside ``path``, then renames it: whatever happens, nothing that was at
+    ``path`` is lost, and nothing half-written is found there.
+
+    Raises:
+        InputError: it cannot be written, and why.
+    """
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        write_to(Path(name))
+        with open(name, "rb") as stream:
+            os.fsync(stream.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name)
