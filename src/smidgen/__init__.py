@@ -1,1 +1,67 @@
-"""smidgen: a trained network and a limit in, one small file that runs by itself out."""
+"""smidgen: a trained network and a plan in, one small file that runs by itself out.
+
+    import smidgen
+
+    archive = smidgen.compress(module, "small")     # torch.nn.Module → Archive
+    archive.save("small.smidgen")
+    runner = smidgen.open("small.smidgen").runner() # from here on, no PyTorch
+    runner.recognize("cat.jpg")
+
+Names are loaded when first used: opening and running a file never imports PyTorch.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smidgen.api import compress
+    from smidgen.archive import Archive, Label, Preprocessing
+    from smidgen.archive import open_archive as open  # it is called smidgen.open
+    from smidgen.code import Affine, Code, Stats, Table
+    from smidgen.errors import FormatError, InputError, ModelError, PlanError, SmidgenError, WeightError
+    from smidgen.methods import Binarize, Cluster, Prune, Quantize
+    from smidgen.plan import Plan
+
+__version__ = version("smidgen")
+
+__all__ = [
+    "Affine",
+    "Archive",
+    "Binarize",
+    "Cluster",
+    "Code",
+    "FormatError",
+    "InputError",
+    "Label",
+    "ModelError",
+    "Plan",
+    "PlanError",
+    "Preprocessing",
+    "Prune",
+    "Quantize",
+    "SmidgenError",
+    "Stats",
+    "Table",
+    "WeightError",
+    "compress",
+    "open",
+]
+
+_ROOMS = {
+    "smidgen.api": ("compress",),
+    "smidgen.archive": ("Archive", "Label", "Preprocessing"),
+    "smidgen.code": ("Affine", "Code", "Stats", "Table"),
+    "smidgen.errors": ("FormatError", "InputError", "ModelError", "PlanError", "SmidgenError", "WeightError"),
+    "smidgen.methods": ("Binarize", "Cluster", "Prune", "Quantize"),
+    "smidgen.plan": ("Plan",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "open":
+        return import_module("smidgen.archive").open_archive
+    for room, names in _ROOMS.items():
+        if name in names:
+            return getattr(import_module(room), name)
+    raise AttributeError(f"module 'smidgen' has no attribute {name!r}")

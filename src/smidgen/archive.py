@@ -122,6 +122,12 @@ class Archive:
 
         return fill_graph(self.graph, self.weights())
 
+    def safetensors(self) -> bytes:
+        """The weights, decoded, as the bytes of a safetensors file."""
+        from safetensors.numpy import save
+
+        return bytes(save({name: np.ascontiguousarray(weight) for name, weight in self.weights().items()}))
+
     def runner(self, threads: int = 0) -> Runner:
         """The network ready to run in ONNX Runtime; 0 threads lets the runtime choose.
 
@@ -140,7 +146,8 @@ class Archive:
         """
         from smidgen.read import to_module
 
-        return to_module(self)
+        module: Module = to_module(self)
+        return module
 
 
 def open_archive(path: str | os.PathLike[str]) -> Archive:

@@ -22,7 +22,17 @@ from smidgen.code import Affine, Code, Rule, Table
 from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
 from smidgen.errors import FormatError, InputError, WeightError
 
-__all__ = ["FAST", "SMALLEST", "TensorInfo", "codecs_named", "inspect", "read", "replace_file", "section_sizes", "write"]
+__all__ = [
+    "FAST",
+    "SMALLEST",
+    "TensorInfo",
+    "codecs_named",
+    "inspect",
+    "read",
+    "replace_file",
+    "section_sizes",
+    "write",
+]
 
 SMALLEST = ("raw", "bitpack", "rans", "adaptive")
 """Every plane is coded by each of these and keeps the shortest."""

@@ -15,7 +15,9 @@ __all__ = ["compress"]
 @click.argument("model")
 @click.option("--plan", "plan_name", required=True, help="A TOML file, or the name of a plan that ships with smidgen.")
 @click.option("--codec", default="smallest", show_default=True, help="smallest, fast (rans), or one codec by name.")
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
+)
 @json_option
 def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool) -> None:
     """Compresses MODEL after a plan and writes one .smidgen file.
@@ -26,14 +28,14 @@ def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool
     smidgen compress squeezenet1_1 --plan small -o small.smidgen
     smidgen compress my_package.nets:build --plan my_plan.toml -o small.smidgen
     """
-    from smidgen.compress import compress_model
+    from smidgen.api import compress as compress_module
     from smidgen.file import codecs_named
     from smidgen.plan import Plan
     from smidgen.read import read_model
 
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
     loaded = read_model(model)
-    archive = compress_model(loaded, plan)
+    archive = compress_module(loaded.module, plan, loaded.input_shape, loaded.preprocessing, loaded.labels)
     size = archive.save(output, codecs)
     original = sum(4 * weight.size for weight in archive.weights().values())
     weights = original // 4

@@ -1,0 +1,40 @@
+"""Writes what the fuzzers start from, into the folder given: real small files, and planes in each target's form."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from hostile import real_files
+
+from smidgen.codecs import CODECS
+
+SHAPES = ((5, 3, 9), (1, 30, 1), (16, 16, 1), (31, 31, 9))
+ALPHABETS = ((2, 0), (3, 1), (16, 8), (256, 128))
+
+
+def write_seeds(folder: Path) -> None:
+    """Writes the seeds of both targets; the same ones each time."""
+    rng = np.random.default_rng(0)
+    files, trips = folder / "decode_any_bytes", folder / "round_trip"
+    for target in (files, trips):
+        target.mkdir(parents=True, exist_ok=True)
+    for name, data in real_files():
+        (files / f"{name}.smidgen").write_bytes(data)
+    for shape in SHAPES:
+        for levels, zero in ALPHABETS:
+            symbols = np.clip(np.rint(rng.normal(zero, levels / 8, shape)), 0, levels - 1).astype(np.uint8)
+            name = f"{'x'.join(map(str, shape))}-{levels}"
+            header = bytes((*shape, levels - 1, zero))
+            (trips / name).write_bytes(header + bytes((4 * (levels == 256),)) + symbols.tobytes()[:4096])
+            for codec in CODECS.values():
+                data = codec.encode(symbols, levels, zero)
+                (files / f"{codec.name}-{name}").write_bytes(bytes((codec.id,)) + header + b"\0" + data)
+
+
+if __name__ == "__main__":
+    write_seeds(Path(sys.argv[1]))

@@ -1,0 +1,214 @@
+"""Models at the door: what a user names to a PyTorch module, a module to an archive, and an archive to a module."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.errors import ModelError, WeightError
+from smidgen.graph import export_graph, one_line
+from smidgen.zoo import ZOO, build
+from smidgen.zoo.pretrained import SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
+
+__all__ = ["Model", "from_module", "read_model", "to_module"]
+
+_PRETRAINED = "squeezenet1_1"
+_INPUT_SHAPE = (3, 224, 224)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network with what smidgen must know to use it.
+
+    Args:
+        module: the network.
+        input_shape: shape of one input, without the batch dimension.
+        preprocessing: how a picture becomes the input, or None if unknown.
+        labels: the classes in the order of the scores; empty if unknown.
+        metadata: what an archive of it says in its own metadata.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+    preprocessing: Preprocessing | None = None
+    labels: tuple[Label, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_model(spec: str) -> Model:
+    """The model that a user names.
+
+    Args:
+        spec: a network of the zoo that has pretrained weights, or ``package.module:function`` for a function without
+            arguments that returns a ``torch.nn.Module``. Attributes ``input_shape`` (without the batch),
+            ``preprocessing`` and ``labels`` of that module are used where it has them; otherwise the input has shape
+            (3, height, width) of the preprocessing, or (3, 224, 224).
+
+    Raises:
+        ModelError: there is no such model, it has no weights, or the user's code fails.
+
+    Example:
+        >>> model = read_model("squeezenet1_1")
+        >>> model.input_shape, len(model.labels)
+        ((3, 227, 227), 1000)
+    """
+    if spec == _PRETRAINED:
+        module = _rebuild({"name": spec}, squeezenet1_1_weights())
+        size = (SQUEEZENET1_1_PREPROCESSING.height, SQUEEZENET1_1_PREPROCESSING.width)
+        return Model(module, (3, *size), SQUEEZENET1_1_PREPROCESSING, imagenet_labels(), _metadata(module))
+    if spec in ZOO:
+        raise ModelError(
+            f"{spec}: smidgen has no pretrained weights of it; write a function that builds it with yours "
+            "(smidgen.zoo.build, load_state_dict) and name that as package.module:function"
+        )
+    if spec.endswith((".onnx", ".pt2")):
+        raise ModelError(f"{spec}: ONNX files and exported programs cannot be read yet; use package.module:function")
+    if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
+        return _described(spec, _call(spec))
+    raise ModelError(
+        f"{spec!r} names no model; possible are {_PRETRAINED}, and package.module:function for a function that "
+        "returns a torch.nn.Module"
+    )
+
+
+def from_module(
+    module: nn.Module,
+    input_shape: tuple[int, ...] = _INPUT_SHAPE,
+    preprocessing: Preprocessing | None = None,
+    labels: tuple[Label, ...] = (),
+) -> Archive:
+    """The archive of an uncompressed network: its graph, and every entry of its state dict that the graph uses.
+
+    Args:
+        module: the network; it is not changed, and the archive shares no memory with it.
+        input_shape: shape of one input, without the batch dimension.
+        preprocessing: how a picture becomes the input.
+        labels: the classes, in the order of the scores.
+
+    Returns:
+        An archive with plain arrays only; what the module has as floats of any width is float32.
+
+    Raises:
+        ModelError: the module cannot be turned into a graph.
+        WeightError: a weight is NaN or infinite, as float32.
+
+    Example:
+        >>> archive = from_module(build("squeezenet1_1", classes=10), (3, 64, 64))
+        >>> archive.tensors["features.0.weight"].shape, archive.metadata
+        ((64, 3, 3, 3), {'zoo': {'name': 'squeezenet1_1', 'classes': 10}})
+    """
+    graph = export_graph(module, input_shape)
+    state = module.state_dict()
+    used = [tensor.name for tensor in onnx.load_from_string(graph).graph.initializer if tensor.name in state]
+    tensors = {name: _array(state[name], name) for name in used}
+    return Archive(graph, tensors, preprocessing, labels, _metadata(module))
+
+
+def to_module(archive: Archive) -> nn.Module:
+    """The network that an archive holds, in evaluation mode, with its decoded weights.
+
+    Args:
+        archive: of a network of the zoo.
+
+    Raises:
+        ModelError: it does not say which network of the zoo it holds, or its weights are not those of that network.
+
+    Example:
+        >>> module = build("squeezenet1_1", classes=2)
+        >>> again = to_module(from_module(module, (3, 32, 32)))
+        >>> torch.equal(again.features[0].weight, module.features[0].weight)
+        True
+    """
+    zoo = archive.metadata.get("zoo")
+    if not isinstance(zoo, Mapping) or not isinstance(zoo.get("name"), str):
+        raise ModelError("the file does not name a network of the zoo, so only its graph can be run: use runner()")
+    return _rebuild(zoo, archive.weights())
+
+
+def _rebuild(zoo: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> nn.Module:
+    """The network of the zoo that ``zoo`` describes, in evaluation mode, with these weights."""
+    try:
+        # without memory, since the description may ask for more than there is, and without using up random numbers
+        with torch.device("meta"):
+            module = build(**zoo)
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    except (OverflowError, RuntimeError, TypeError) as error:
+        raise ModelError(f"the file describes a network that cannot be built: {one_line(error)}") from None
+    for name in {**wanted, **weights}:
+        given = weights[name].shape if name in weights else "missing"
+        if given != wanted.get(name):
+            raise ModelError(f"{name} is {given}, but {zoo['name']} wants {wanted.get(name, 'no such weight')}")
+    tensors = {name: torch.from_numpy(np.array(weight)) for name, weight in weights.items()}
+    module.load_state_dict(tensors, assign=True)
+    return module.eval()
+
+
+def _metadata(module: nn.Module) -> dict[str, Any]:
+    zoo = getattr(module, "zoo", None)
+    return {"zoo": dict(zoo)} if isinstance(zoo, Mapping) else {}
+
+
+def _array(tensor: torch.Tensor, name: str) -> NDArray[Any]:
+    """A tensor of the state dict as an array of its own."""
+    if not tensor.is_floating_point():
+        return tensor.detach().cpu().numpy().copy()
+    array = tensor.detach().cpu().float().numpy().copy()
+    if not np.isfinite(array).all():
+        raise WeightError(f"{name}: holds NaN or infinity; the training of this network has diverged")
+    return array
+
+
+@contextmanager
+def _working_directory_importable() -> Iterator[None]:
+    """Lets users name their own files from a command, as ``python -m`` does."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def _call(spec: str) -> nn.Module:
+    """What the user's function returns."""
+    path, name = spec.split(":")
+    try:
+        with _working_directory_importable():
+            function = getattr(importlib.import_module(path), name, None)
+            if not callable(function):
+                raise ModelError(f"{spec}: {path} has no function {name!r}")
+            module = function()
+    except ModelError:
+        raise
+    except Exception as error:  # the user's code raises what it likes
+        raise ModelError(f"{spec}: failed with {one_line(error)}") from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec}: returns a {type(module).__name__}, not a torch.nn.Module")
+    return module
+
+
+def _described(spec: str, module: nn.Module) -> Model:
+    """A user's module with what its attributes say, checked."""
+    preprocessing = getattr(module, "preprocessing", None)
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ModelError(f"{spec}: the module's preprocessing is not a smidgen.archive.Preprocessing")
+    labels = tuple(getattr(module, "labels", ()))
+    if not all(isinstance(label, Label) for label in labels):
+        raise ModelError(f"{spec}: the module's labels are not all smidgen.archive.Label")
+    size = (3, preprocessing.height, preprocessing.width) if preprocessing else _INPUT_SHAPE
+    shape = tuple(getattr(module, "input_shape", size))
+    if not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ModelError(f"{spec}: the module's input_shape is {shape}, not positive whole numbers")
+    return Model(module, shape, preprocessing, labels, _metadata(module))

@@ -1,0 +1,1 @@
+"""Files that mean harm; README.md lists them."""
