@@ -45,7 +45,7 @@ def main() -> None:
         step = BASE * (ratio[name] / middle) ** EXPONENT
         # a step so fine that 8 bits cannot reach the largest weight would clip it
         finest = 2 * np.abs(weights[name]).max() / 254 / weights[name].std()
-        steps.append((name, Quantize(step=float(f"{max(step, finest):.3g}"))))
+        steps.append((name, Quantize(step=float(f"{max(step, finest):.3g}"), rounding="squant")))
     steps.append(("*.bias", Quantize(bits=8, symmetric=False)))
     print("# SqueezeNet 1.1 at no loss worth the name: one step per layer, from benchmarks/sensitivity.py.")
     print(Plan(tuple(steps)).dumps(), end="")

@@ -34,6 +34,8 @@ CONFIGURATIONS: list[Method] = [
     Quantize(2, symmetric=False, granularity="axis", range="mse"),
     Quantize(3, granularity="group", group=4, range="mse"),
     Quantize(5, step=0.3),
+    Quantize(6, step=0.2, rounding="squant"),
+    Quantize(3, symmetric=False, granularity="axis", rounding="squant"),
     Binarize(),
     Binarize(ternary=True),
 ]

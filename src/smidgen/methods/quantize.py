@@ -20,6 +20,7 @@ from smidgen.methods.base import (
     importance_of,
     refusal,
 )
+from smidgen.methods.rounding import squant
 
 __all__ = ["Quantize"]
 
@@ -66,6 +67,8 @@ class Quantize(Method):
             uniform scalar quantization (Gish and Pierce, "Asymptotically efficient quantizing", 1968), which is what
             an entropy coder likes best. Symmetric per tensor; what ``bits`` cannot count is clipped. A constant tensor,
             which has no deviation, is ranged by minmax.
+        rounding: "nearest", or "squant": so that the errors of each kernel and filter nearly cancel, which halves the
+            KL divergence of SqueezeNet at the same bytes, without data (``smidgen.methods.rounding``).
 
     Raises:
         PlanError: a field or a combination of fields is not allowed.
@@ -85,6 +88,7 @@ class Quantize(Method):
     group: int = 64
     range: Literal["minmax", "mse"] = "minmax"
     step: float | None = None
+    rounding: Literal["nearest", "squant"] = "nearest"
 
     def __post_init__(self) -> None:
         check_int(self, "bits", 2, 8)
@@ -93,6 +97,9 @@ class Quantize(Method):
         check_int(self, "axis", 0, 63)
         check_int(self, "group", 1, 2**31 - 1)
         check_choice(self, "range", ("minmax", "mse"))
+        check_choice(self, "rounding", ("nearest", "squant"))
+        if self.rounding == "squant" and (self.granularity == "group" or self.axis != 0):
+            raise refusal(self, "rounding", "squant needs one scale per filter, or one in all")
         if self.axis != 0 and self.granularity != "axis":
             raise refusal(self, "axis", "an axis needs granularity='axis'")
         if self.group != 64 and self.granularity != "group":
@@ -122,6 +129,9 @@ class Quantize(Method):
             scale, zero = grid.scale, grid.zero
         symbols = self._symbols(runs, scale, zero).astype(np.int16)
         symbols = symbols.reshape(rows.shape[0], -1)[:, : rows.shape[1]]
+        if self.rounding == "squant":
+            ideal = (rows / scale[:, None] + zero[:, None]).reshape(weight.shape)
+            symbols = squant(ideal, *self._ends).astype(np.int16).reshape(rows.shape)
         rule = Affine(scale.reshape(-1, groups), zero.reshape(-1, groups), axis)
         return Code(from_rows(symbols, weight.shape, axis), rule)
 

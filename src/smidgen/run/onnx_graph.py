@@ -63,8 +63,7 @@ def _fill_(tensor: Any, weight: NDArray[Any]) -> None:
         raise ModelError(f"weight {tensor.name!r}: the graph gives it the unknown type {tensor.data_type}") from None
     if tuple(tensor.dims) != weight.shape or dtype != weight.dtype:
         raise ModelError(
-            f"weight {tensor.name!r} is {weight.dtype} {weight.shape}, "
-            f"but the graph wants {dtype} {tuple(tensor.dims)}"
+            f"weight {tensor.name!r} is {weight.dtype} {weight.shape}, but the graph wants {dtype} {tuple(tensor.dims)}"
         )
     tensor.raw_data = weight.astype(dtype.newbyteorder("<")).tobytes()
 

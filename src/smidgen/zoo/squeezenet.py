@@ -70,9 +70,7 @@ class SqueezeNet(nn.Module):
         torch.Size([2, 10])
     """
 
-    def __init__(
-        self, version: str = "1.0", bypass: str = "none", classes: int = 1000, first_padding: int = 0
-    ) -> None:
+    def __init__(self, version: str = "1.0", bypass: str = "none", classes: int = 1000, first_padding: int = 0) -> None:
         super().__init__()
         if version not in _VERSIONS or bypass not in _BYPASSES:
             raise ModelError(

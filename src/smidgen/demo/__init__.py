@@ -1,0 +1,129 @@
+"""The main job: a real SqueezeNet compressed in every way, photographs recognised, one table that hides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.api import compress
+from smidgen.archive import open_archive
+from smidgen.cli.output import echo_table
+from smidgen.demo.photos import crops, photographs
+from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
+from smidgen.file import codecs_named
+from smidgen.read import read_model
+from smidgen.run import Answer, Runner, evaluate
+
+__all__ = ["run_demo"]
+
+CROPS_EACH, SEED = 20, 7
+
+# (plan, codec, how it is made); the first is the original, the last the best for its size
+FILES = (
+    ("lossless", "smallest", "the original, float32, entropy coded"),
+    ("prune", "smallest", "pruning alone: the larger half of the weights, float32"),
+    ("share", "smallest", "weight sharing alone: 64 values a layer"),
+    ("int8", "smallest", "quantization alone: 8 bits, a scale per filter"),
+    ("int4", "smallest", "quantization alone: 4 bits, a scale per 32 weights"),
+    ("ternary", "smallest", "binary family: -1, 0, +1"),
+    ("binary", "smallest", "binary family: one bit a weight"),
+    ("deep_compression", "relative", "pruned, shared, coded as in Deep Compression"),
+    ("deep_compression", "smallest", "the same symbols, coded by smidgen"),
+    ("prune_int8", "smallest", "pruned by a third, then 8 bits"),
+    ("small", "smallest", "equal steps for an entropy coder, any network"),
+    ("squeezenet1_1", "smallest", "the same, a step for each layer: the best plan"),
+)
+
+
+def run_demo(folder: Path) -> None:
+    """Writes the files and the report into ``folder``, and prints what it finds.
+
+    Raises:
+        ModelError: the package with the pretrained network is missing.
+        InputError: the photographs are missing, or the folder cannot be written.
+    """
+    pictures = photographs()
+    model = read_model("squeezenet1_1")
+    weights = sum(parameter.numel() for parameter in model.module.parameters())
+    click.echo(
+        f"SqueezeNet 1.1, trained on ImageNet: {weights:,} weights, {4 * weights:,} bytes as float32\n", err=True
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for plan, codec, what in FILES:
+        path = folder / f"{plan}{'' if codec == 'smallest' else f'-{codec}'}.smidgen"
+        start = time.perf_counter()
+        archive = compress(model.module, plan, model.input_shape, model.preprocessing, model.labels)
+        size = archive.save(path, codecs_named(codec))
+        click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({what})", err=True)
+        paths.append(path)
+    rows, count = _measure(paths, pictures, weights)
+    original, best = (open_archive(path).runner() for path in (paths[0], paths[-1]))
+    answers = _recognise(pictures, original, best, paths[-1].name)
+    click.echo()
+    _print_table(rows, count)
+    write_table(folder / "table.json", rows, count)
+    write_plot(folder / "size-fidelity.png", rows)
+    write_contact_sheet(folder / "pictures.png", pictures, answers)
+    click.echo(f"\nThe files, table.json, size-fidelity.png and pictures.png are in {folder.resolve()}")
+    click.echo(f"Try your own picture: smidgen recognize {paths[-1]} PHOTO")
+
+
+def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weights: int) -> tuple[list[Row], int]:
+    """Everything is read back from the files: what is measured is what a user would get."""
+    cropped = crops(dict(pictures), CROPS_EACH, SEED)
+    runners = [open_archive(path).runner() for path in paths]
+    with click.progressbar(length=len(cropped), label="measuring", file=click.get_text_stream("stderr")) as bar:
+        results = evaluate(runners, cropped, on_progress=lambda done: bar.update(done - bar.pos))
+    rows = []
+    for path, (_, _, what), result in zip(paths, FILES, results, strict=True):
+        size = path.stat().st_size
+        ratio, bits = 4 * weights / size, 8 * size / weights
+        rows.append(Row(path.stem, what, size, ratio, bits, result.agreement, result.kl, result.milliseconds))
+    return rows, len(cropped)
+
+
+def _recognise(
+    pictures: Mapping[str, NDArray[np.uint8]], original: Runner, best: Runner, name: str
+) -> list[tuple[str, Mapping[str, Answer]]]:
+    """Prints the first answers of both networks side by side, and returns them."""
+    lines, found = [], ({}, {})  # type: tuple[list[tuple[str, ...]], tuple[dict[str, Answer], dict[str, Answer]]]
+    for picture, pixels in pictures.items():
+        cells = []
+        for runner, answers in zip((original, best), found, strict=True):
+            start = time.perf_counter()
+            answers[picture] = runner.recognize(pixels, top=1)[0]
+            spent = 1000 * (time.perf_counter() - start)
+            answer = answers[picture]
+            cells += [answer.label.name[:28], f"{100 * answer.score:.1f} %", f"{spent:.0f} ms"]
+        lines.append((picture, *cells))
+    click.echo()
+    echo_table(("picture", "original says", "score", "time", f"{name} says", "score", "time"), lines)
+    click.echo("Times include resizing the picture.")
+    return [("original", found[0]), ("compressed", found[1])]
+
+
+def _print_table(rows: list[Row], count: int) -> None:
+    lines = [
+        (
+            row.name,
+            f"{row.bytes:,}",
+            f"{row.ratio:.2f}",
+            f"{row.bits_per_weight:.2f}",
+            f"{row.agreement:.1f}",
+            f"{row.kl:.3f}",
+            f"{row.milliseconds:.1f}",
+            row.verdict,
+        )
+        for row in rows
+    ]
+    echo_table(("file", "bytes", "ratio", "bits/weight", "agreement %", "KL nats", "ms/picture", "verdict"), lines)
+    click.echo(
+        f"Agreement with the original on {count} crops of {count // CROPS_EACH} photographs. "
+        "Bytes are the whole file: graph, labels and header included."
+    )
