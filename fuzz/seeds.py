@@ -13,8 +13,8 @@ from hostile import real_files
 
 from smidgen.codecs import CODECS
 
-SHAPES = ((5, 3, 9), (1, 30, 1), (16, 16, 1), (31, 31, 9))
-ALPHABETS = ((2, 0), (3, 1), (16, 8), (256, 128))
+SHAPES = ((5, 3, 9), (1, 30, 1), (16, 16, 1), (31, 15, 9))
+ALPHABETS = ((2, 0), (2, 1), (3, 1), (16, 8), (256, 128))
 
 
 def write_seeds(folder: Path) -> None:
@@ -28,7 +28,7 @@ def write_seeds(folder: Path) -> None:
     for shape in SHAPES:
         for levels, zero in ALPHABETS:
             symbols = np.clip(np.rint(rng.normal(zero, levels / 8, shape)), 0, levels - 1).astype(np.uint8)
-            name = f"{'x'.join(map(str, shape))}-{levels}"
+            name = f"{'x'.join(map(str, shape))}-{levels}-{zero}"
             header = bytes((*shape, levels - 1, zero))
             (trips / name).write_bytes(header + bytes((4 * (levels == 256),)) + symbols.tobytes()[:4096])
             for codec in CODECS.values():

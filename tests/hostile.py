@@ -113,9 +113,7 @@ class CodeRecord:
         """The bytes."""
         record = struct.pack("<B", len(self.name)) + self.name + struct.pack("<B", 2 if self.table else 1)
         record += struct.pack(f"<B{len(self.shape)}I", len(self.shape), *self.shape)
-        record += struct.pack(
-            "<hHBHBI", self.first, self.step, self.levels - 1, self.zero, self.axis, self.columns
-        )
+        record += struct.pack("<hHBHBI", self.first, self.step, self.levels - 1, self.zero, self.axis, self.columns)
         record += b"" if self.table else struct.pack("<B", self.has_zero)
         return record + b"".join(struct.pack("<BI", *block) for block in self.blocks)
 

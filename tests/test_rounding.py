@@ -25,7 +25,7 @@ def test_errors_of_kernels_and_filters_nearly_cancel(seed: int, shape: tuple[int
 def test_nothing_leaves_the_range_and_integers_stay() -> None:
     ideal = np.array([[-9.0, 7.6, 0.0, 0.0, 3.4, 3.4, 3.4]])
     symbols = squant(ideal, -7, 7)
-    assert symbols.min() == -7 and symbols.max() == 7
+    assert (symbols.min(), symbols.max()) == (-7, 7)
     assert (symbols[0, 2:4] == 0).all()
 
 

@@ -18,8 +18,8 @@ typedef struct {
     smidgen_bit class[OCTAVES * STEPS][CLASSES];
     smidgen_bit sign[2 * CLASSES - 1][2 * CLASSES - 1];
     smidgen_bit tail[CLASSES][128]; /* by the leading one and the bits already known */
-    uint32_t top;          /* class of the greatest |v| of this plane */
-    int has_sign;
+    uint32_t top;           /* class of the greatest |v| of this plane */
+    int has_sign, negative; /* whether signs are told; if not, whether all are below zero */
     smidgen_range range;
 } model;
 
@@ -54,7 +54,7 @@ static inline uint32_t code_class(model *m, uint32_t mean, uint32_t class, const
 static inline int code_value(model *m, uint32_t mean, int beside, int above, int v, const int encode) {
     uint32_t class = code_class(m, mean, smidgen_length(magnitude(v)), encode);
     uint32_t value = 1;
-    int negative = 0;
+    int negative = m->negative;
     if (class == 0)
         return 0;
     if (m->has_sign)
@@ -78,6 +78,7 @@ static void start(model *m, const smidgen_plane *plane, uint32_t zero) {
     for (size_t i = 0; i < sizeof(m->tail) / sizeof(smidgen_bit); i++)
         bits[i] = SMIDGEN_EVEN;
     m->has_sign = below > 0 && above > 0;
+    m->negative = below > 0;
     m->top = smidgen_length(below > above ? below : above);
 }
 

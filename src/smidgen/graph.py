@@ -52,7 +52,7 @@ def export_graph(
         proto = _export(still, torch.zeros(1, *input_shape), input_name, output_name)
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
         raise ModelError(
-            f"{type(module).__name__}: cannot be turned into a graph for inputs of shape {input_shape}: {one_line(error)}"
+            f"{type(module).__name__}: cannot be traced for inputs of shape {input_shape}: {one_line(error)}"
         ) from None
     graph = proto.graph
     if len(graph.output) != 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option
+from smidgen.cli.output import echo_json, echo_table, json_option, progress
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
@@ -27,8 +27,8 @@ def evaluate(files: tuple[str, ...], data: Path, as_json: bool) -> None:
     network. With class sub-folders, named by the ids or names of the classes that the file carries, top-1 and top-5
     are measured too.
     """
-    from smidgen.run import evaluate as evaluate_runners
-    from smidgen.run import find_labelled, find_pictures
+    from smidgen.run.evaluate import evaluate as evaluate_runners
+    from smidgen.run.pictures import find_labelled, find_pictures
 
     archives = [_open(name) for name in files]
     labelled = find_labelled(data, archives[0].labels)
@@ -36,8 +36,8 @@ def evaluate(files: tuple[str, ...], data: Path, as_json: bool) -> None:
     truth = None if labelled is None else [index for _, index in labelled]
     sizes = [_size(name, archive) for name, archive in zip(files, archives, strict=True)]
     runners = [archive.runner() for archive in archives]
-    with click.progressbar(length=len(pictures), label="evaluating", file=click.get_text_stream("stderr")) as bar:
-        results = evaluate_runners(runners, pictures, truth, lambda done: bar.update(done - bar.pos))
+    with progress(len(pictures), "evaluating") as advance:
+        results = evaluate_runners(runners, pictures, truth, advance)
     if as_json:
         echo_json(
             [

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from smidgen.api import compress
 from smidgen.archive import open_archive
-from smidgen.cli.output import echo_table
+from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
 from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
 from smidgen.file import codecs_named
 from smidgen.read import read_model
-from smidgen.run import Answer, Runner, evaluate
+from smidgen.run import Answer, Runner
+from smidgen.run.evaluate import evaluate
 
 __all__ = ["run_demo"]
 
@@ -78,8 +79,8 @@ def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weigh
     """Everything is read back from the files: what is measured is what a user would get."""
     cropped = crops(dict(pictures), CROPS_EACH, SEED)
     runners = [open_archive(path).runner() for path in paths]
-    with click.progressbar(length=len(cropped), label="measuring", file=click.get_text_stream("stderr")) as bar:
-        results = evaluate(runners, cropped, on_progress=lambda done: bar.update(done - bar.pos))
+    with progress(len(cropped), "measuring") as advance:
+        results = evaluate(runners, cropped, on_progress=advance)
     rows = []
     for path, (_, _, what), result in zip(paths, FILES, results, strict=True):
         size = path.stat().st_size

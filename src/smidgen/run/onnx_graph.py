@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ def fill_graph(graph: bytes, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelP
             another shape or type than the graph says.
 
     Example:
+        >>> import numpy as np
         >>> values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [2]) for name in "xy"]
         >>> empty = onnx.TensorProto(name="w", dims=[2], data_type=onnx.TensorProto.FLOAT)
         >>> node = onnx.helper.make_node("Add", ["x", "w"], ["y"])

@@ -1,0 +1,250 @@
+"""The commands as a user types them: results, and one clear line for everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.numpy import load_file
+from skimage import data
+
+import smidgen
+from smidgen.cli import main
+
+NETS = """
+import torch
+
+def tiny():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(8, 5),
+    )
+
+def broken():
+    module = tiny()
+    with torch.no_grad():
+        module[0].weight[0, 0, 0, 0] = float("nan")
+    return module
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SqueezeNet 1.1, pretrained, compressed once after its plan."""
+    path = tmp_path_factory.mktemp("network") / "net.smidgen"
+    assert run("compress", "squeezenet1_1", "--plan", "squeezenet1_1", "-o", str(path)).status == 0
+    return path
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("nets", None)
+    return tmp_path
+
+
+def run(*arguments: str) -> SimpleNamespace:
+    """Runs a command in this process."""
+    import contextlib
+    import io
+
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(arguments)
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+    return SimpleNamespace(status=status, out=out.getvalue(), err=err.getvalue())
+
+
+def fails(status: int, *arguments: str) -> str:
+    """The one line that a command ends with when it fails."""
+    result = run(*arguments)
+    assert result.status == status, result.err
+    assert result.out == ""
+    if status == 1:
+        assert result.err.startswith("smidgen: ")
+        assert result.err.count("\n") == 1
+    return str(result.err)
+
+
+def test_the_file_is_as_small_as_promised(network: Path) -> None:
+    assert network.stat().st_size <= 800_000
+
+
+def test_inspect_accounts_for_every_byte(network: Path) -> None:
+    report = json.loads(run("inspect", str(network), "--json").out)
+    stored = sum(tensor["stored"] for tensor in report["tensors"])
+    assert stored == report["sections"]["payload"]
+    assert sum(report["sections"].values()) == report["bytes"] == network.stat().st_size
+    assert report["weights"] == 1_235_496
+    assert "100.0 %" in run("inspect", str(network)).out
+
+
+def test_recognize_names_the_cat(network: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    photo = tmp_path / "cat.png"
+    Image.fromarray(data.chelsea()).save(photo)
+    answers = json.loads(run("recognize", str(network), str(photo), "--json").out)[str(photo)]
+    assert len(answers) == 5
+    assert answers[0]["name"] in ("Egyptian Mau", "tabby cat", "tiger cat")
+    assert run("recognize", str(network), str(photo), "--top", "1").out.count("\n") == 1
+
+
+def test_recognize_imports_no_torch(network: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(data.coffee()).save(tmp_path / "coffee.png")
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    command = [sys.executable, "-c", "from smidgen.cli import main; main()", "recognize", network, "coffee.png"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert "espresso" in done.stdout
+
+
+def test_evaluate_against_the_original(network: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("chelsea", "coffee", "astronaut"):
+        Image.fromarray(getattr(data, name)()).save(tmp_path / f"{name}.png")
+    original, small = json.loads(run("evaluate", "squeezenet1_1", str(network), "--data", str(tmp_path), "--json").out)
+    assert (original["bytes"], original["kl"], original["agreement"]) == (4_941_984, 0, 100)
+    assert small["bytes"] == network.stat().st_size
+    assert 0 < small["kl"] < 0.1
+    assert small["agreement"] == 100
+    assert small["top1"] is None
+    assert "agreement %" in run("evaluate", str(network), "--data", str(tmp_path)).out
+
+
+def test_onnx_agrees_with_the_runner(network: Path, tmp_path: Path) -> None:
+    assert run("export", str(network), "--to", "onnx", "-o", str(tmp_path / "net.onnx")).status == 0
+    onnx.checker.check_model(str(tmp_path / "net.onnx"), full_check=True)
+    session = onnxruntime.InferenceSession(str(tmp_path / "net.onnx"))
+    archive = smidgen.open(network)
+    batch = np.random.default_rng(0).normal(0, 60, (2, 3, 227, 227)).astype(np.float32)
+    expected = archive.runner()(batch)
+    np.testing.assert_allclose(session.run(None, {session.get_inputs()[0].name: batch})[0], expected, atol=1e-4)
+    with torch.no_grad():
+        np.testing.assert_allclose(archive.module()(torch.from_numpy(batch)).numpy(), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_safetensors_is_the_state_dict(network: Path, tmp_path: Path) -> None:
+    assert run("export", str(network), "--to", "safetensors", "-o", str(tmp_path / "net.safetensors")).status == 0
+    state = smidgen.open(network).module().state_dict()
+    stored = load_file(tmp_path / "net.safetensors")
+    assert stored.keys() == state.keys()
+    for name, value in state.items():
+        np.testing.assert_array_equal(stored[name], value.numpy())
+
+
+def test_same_input_same_bytes(nets: Path) -> None:
+    for name in ("a", "b"):
+        assert run("compress", "nets:tiny", "--plan", "share", "-o", f"{name}.smidgen").status == 0
+    assert Path("a.smidgen").read_bytes() == Path("b.smidgen").read_bytes()
+
+
+@pytest.mark.parametrize("codec", ["smallest", "fast", "raw", "bitpack", "huffman", "relative", "rans", "adaptive"])
+def test_every_codec_gives_the_same_network(nets: Path, codec: str) -> None:
+    out = json.loads(run("compress", "nets:tiny", "--plan", "int8", "--codec", codec, "-o", "x.smidgen", "--json").out)
+    assert out["bytes"] == Path("x.smidgen").stat().st_size
+    module = __import__("nets").tiny()
+    expected = smidgen.compress(module, "int8").weights()
+    for name, weight in smidgen.open("x.smidgen").weights().items():
+        np.testing.assert_array_equal(weight, expected[name])
+
+
+def test_wrong_usage_is_status_2(network: Path) -> None:
+    assert "No such command" in fails(2, "shrink")
+    assert "--plan" in fails(2, "compress", "squeezenet1_1", "-o", "x.smidgen")
+    assert "'--to'" in fails(2, "export", str(network), "--to", "word", "-o", "x")
+
+
+def test_bad_files(network: Path, tmp_path: Path) -> None:
+    whole = network.read_bytes()
+    (tmp_path / "short.smidgen").write_bytes(whole[:-1])
+    (tmp_path / "text.smidgen").write_text("hello")
+    (tmp_path / "empty.smidgen").write_bytes(b"")
+    (tmp_path / "bent.smidgen").write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    for command in (["inspect"], ["export", "--to", "onnx", "-o", str(tmp_path / "o")]):
+        assert "cannot be read: No such file" in fails(1, *command, str(tmp_path / "missing.smidgen"))
+        assert "truncated" in fails(1, *command, str(tmp_path / "short.smidgen"))
+        assert "not a smidgen file" in fails(1, *command, str(tmp_path / "text.smidgen"))
+        assert "not a smidgen file" in fails(1, *command, str(tmp_path / "empty.smidgen"))
+        assert "checksum" in fails(1, *command, str(tmp_path / "bent.smidgen"))
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_pictures(network: Path, tmp_path: Path) -> None:
+    (tmp_path / "no.jpg").write_text("no picture")
+    assert "no.jpg" in fails(1, "recognize", str(network), str(tmp_path / "no.jpg"))
+    assert "missing.jpg" in fails(1, "recognize", str(network), str(tmp_path / "missing.jpg"))
+    assert "nowhere" in fails(1, "evaluate", str(network), "--data", str(tmp_path / "nowhere"))
+    (tmp_path / "photos" / "unicorn").mkdir(parents=True)
+    shutil.copy(tmp_path / "no.jpg", tmp_path / "photos" / "unicorn")
+    assert "unicorn" in fails(1, "evaluate", str(network), "--data", str(tmp_path / "photos"))
+
+
+def test_bad_models_leave_the_output_as_it_was(nets: Path) -> None:
+    Path("x.smidgen").write_text("before")
+    for model, message in [
+        ("nets:broken", "NaN"),
+        ("nets:number", "not a"),
+        ("nets:absent", "absent"),
+        ("absent:tiny", "absent"),
+        ("squeezenet9", "squeezenet1_1"),
+        ("alexnet", "alexnet"),
+    ]:
+        assert message in fails(1, "compress", model, "--plan", "int8", "-o", "x.smidgen")
+        assert Path("x.smidgen").read_text() == "before"
+
+
+def test_bad_plans_leave_the_output_as_it_was(nets: Path) -> None:
+    Path("x.smidgen").write_text("before")
+    for plan, message in [
+        ('[[step]]\nmatch = "*.wight"\nmethod = "Prune"', "wight"),
+        ('[[step]]\nmatch = "*"\nmethod = "Shrink"', "Shrink"),
+        ('[[step]]\nmatch = "*"\nmethod = "Prune"\ndensty = 1', "densty"),
+        ('[[step]]\nmatch = "*"\nmethod = "Quantize"\nbits = 12', "bits"),
+        ("[[step", "TOML"),
+    ]:
+        Path("plan.toml").write_text(plan)
+        assert message in fails(1, "compress", "nets:tiny", "--plan", "plan.toml", "-o", "x.smidgen")
+        assert Path("x.smidgen").read_text() == "before"
+    assert "nowhere.toml" in fails(1, "compress", "nets:tiny", "--plan", "nowhere.toml", "-o", "x.smidgen")
+    assert "codec 'zip'" in fails(1, "compress", "nets:tiny", "--plan", "int8", "--codec", "zip", "-o", "x.smidgen")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, which is always full")
+def test_a_full_disk_is_one_line(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("x.smidgen").write_text("before")
+
+    def write_to_full_disk(path: Path, content: bytes) -> None:
+        with open("/dev/full", "wb") as stream:
+            stream.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", write_to_full_disk)
+    assert "No space left" in fails(1, "compress", "nets:tiny", "--plan", "int8", "-o", "x.smidgen")
+    assert Path("x.smidgen").read_text() == "before"
+    assert sorted(path.name for path in Path().glob("*smidgen*")) == ["x.smidgen"]
+
+
+def test_a_missing_folder_is_one_line(nets: Path) -> None:
+    assert "cannot be written" in fails(1, "compress", "nets:tiny", "--plan", "int8", "-o", "no/folder/x.smidgen")

@@ -1,0 +1,42 @@
+"""The running half never imports PyTorch, and the package's front door is sorted and complete."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import smidgen
+
+
+def imported_by(code: str) -> set[str]:
+    """Names of the modules that a fresh interpreter has loaded after running ``code``."""
+    report = f"{code}\nimport sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_running_half_imports_no_torch() -> None:
+    rooms = (
+        "archive",
+        "code",
+        "codecs",
+        "errors",
+        "file",
+        "run",
+        "run.evaluate",
+        "run.onnx_graph",
+        "run.runner",
+        "cli",
+    )
+    loaded = imported_by("import smidgen\n" + "\n".join(f"import smidgen.{room}" for room in rooms))
+    assert not loaded & {"torch", "ndf", "skimage", "sklearn", "matplotlib"}
+
+
+def test_opening_a_file_needs_only_numpy_and_the_core() -> None:
+    assert not imported_by("import smidgen; smidgen.open, smidgen.Archive") & {"torch", "onnx", "onnxruntime", "PIL"}
+
+
+def test_public_names_are_sorted_complete_and_there() -> None:
+    assert smidgen.__all__ == sorted(smidgen.__all__)
+    for name in smidgen.__all__:
+        assert getattr(smidgen, name) is not None
