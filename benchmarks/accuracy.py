@@ -1,6 +1,6 @@
 """Bytes and accuracy of the shipped plans on the labelled measuring pictures: python benchmarks/accuracy.py [ZIP]
 
-The pictures are in ../shared/data/imagenet-measure.zip. They are measured on and nothing else: no plan was tuned on them.
+The pictures are in ../shared/data/imagenet-measure.zip. Nothing is tuned on them.
 """
 
 from __future__ import annotations

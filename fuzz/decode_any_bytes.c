@@ -8,15 +8,16 @@
  * Any other input is one plane: a byte of codec, six of shape and alphabet, and the encoded bytes.
  *
  * Every buffer is allocated with the exact size that the header of the core asks for, so that AddressSanitizer sees a
- * step too far. All decoding is done twice, over scratch memory with different rubbish in it: a result that depends
- * on what lay there is a fault too. */
+ * step too far. Decoding is done twice, over scratch memory with different rubbish in it: a result that depends on
+ * what lay there is a fault too. Only the model of the text codec is too large for that: it would be all that the
+ * fuzzer does. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "smidgen.h"
 
 /* A plane of more symbols is legal but slow: the fuzzer has better things to do. */
-#define MOST_SYMBOLS ((uint64_t)1 << 20)
+#define MOST_SYMBOLS ((uint64_t)1 << 18)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -27,27 +28,29 @@ static void *allocate(size_t size, int filler) {
     return memset(memory, filler, size);
 }
 
-/* Decodes twice and compares. Returns the status, and the symbols to be freed. */
+/* Decodes, twice where that is cheap, and compares. Returns the status, and the symbols to be freed. */
 static int decode(int codec, const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t **symbols) {
     size_t count = (size_t)plane->rows * plane->columns * plane->inner, scratch = smidgen_scratch(codec, plane);
     uint8_t *exact = allocate(size, 0), *again = allocate(count, 0x55);
-    int status[2];
+    const int times = codec == SMIDGEN_TEXT ? 1 : 2;
+    int status = 0;
     if (size)
         memcpy(exact, data, size);
     *symbols = allocate(count, 0x55);
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < times; i++) {
         void *memory = allocate(scratch, i ? 0xff : 0);
-        status[i] = smidgen_decode(codec, plane, exact, size, i ? again : *symbols, memory);
+        int result = smidgen_decode(codec, plane, exact, size, i ? again : *symbols, memory);
+        if (result > 0 || (i && (result != status || memcmp(*symbols, again, count) != 0)))
+            abort();
+        status = result;
         free(memory);
     }
-    if (status[0] != status[1] || status[0] > 0 || memcmp(*symbols, again, count) != 0)
-        abort();
-    for (size_t i = 0; i < count && status[0] == 0; i++)
+    for (size_t i = 0; i < count && status == 0; i++)
         if ((*symbols)[i] >= plane->levels)
             abort();
     free(exact);
     free(again);
-    return status[0];
+    return status;
 }
 
 static void walk(const uint8_t *data, size_t size, const smidgen_file *file, const uint8_t *index, size_t index_size) {

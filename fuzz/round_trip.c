@@ -58,10 +58,12 @@ static void check(int codec, const smidgen_plane *plane, const uint8_t *symbols,
         abort();
     check_decoder(codec, plane, symbols, count, out, (size_t)size);
     check_capacity(codec, plane, symbols, out, (size_t)size, bound); /* other rubbish in the scratch memory */
-    check_capacity(codec, plane, symbols, out, (size_t)size, (size_t)size);
-    if (size)
+    if (some % 4 == 0)
+        check_capacity(codec, plane, symbols, out, (size_t)size, (size_t)size);
+    else if (some % 4 == 1 && size > 0)
         check_capacity(codec, plane, symbols, out, (size_t)size, (size_t)size - 1);
-    check_capacity(codec, plane, symbols, out, (size_t)size, some % ((size_t)size + 16));
+    else
+        check_capacity(codec, plane, symbols, out, (size_t)size, some % ((size_t)size + 16));
     free(out);
 }
 

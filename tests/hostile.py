@@ -119,7 +119,7 @@ class CodeRecord:
 
 
 def small_graph(shape: tuple[int, ...] = (6, 3, 3, 3)) -> onnx.ModelProto:
-    """A convolution with its bias and ReLU, whose initializers carry no data: they come from the tensors."""
+    """A convolution, ReLU and a mean over the picture, whose initializers carry no data: they come from the tensors."""
     weights = []
     for name, dims in (("conv.weight", shape), ("conv.bias", shape[:1])):
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT)
@@ -128,11 +128,12 @@ def small_graph(shape: tuple[int, ...] = (6, 3, 3, 3)) -> onnx.ModelProto:
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["input", "conv.weight", "conv.bias"], ["hidden"]),
-            helper.make_node("Relu", ["hidden"], ["output"]),
+            helper.make_node("Relu", ["hidden"], ["positive"]),
+            helper.make_node("GlobalAveragePool", ["positive"], ["output"]),
         ],
         "small",
         [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 3, 8, 8))],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, 6, 6, 6))],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, (1, 6, 1, 1))],
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

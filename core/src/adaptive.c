@@ -78,6 +78,7 @@ static void start(model *m, const smidgen_plane *plane, uint32_t zero) {
     for (size_t i = 0; i < sizeof(m->tail) / sizeof(smidgen_bit); i++)
         bits[i] = SMIDGEN_EVEN;
     m->has_sign = below > 0 && above > 0;
+    m->negative = above == 0;
     m->negative = below > 0;
     m->top = smidgen_length(below > above ? below : above);
 }

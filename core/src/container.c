@@ -96,16 +96,21 @@ static void take_name(cursor *c, smidgen_tensor *t) {
 }
 
 static void take_shape(cursor *c, smidgen_tensor *t) {
+    uint64_t product = 1; /* of all but the zeros: array libraries compute it even where a tensor is empty */
+    int empty = 0;
     t->rank = (uint32_t)take(c, 1);
     if (t->rank > MAX_RANK)
         c->failed = 1;
-    t->elements = 1;
     for (uint32_t i = 0; i < t->rank && !c->failed; i++) {
         t->shape[i] = (uint32_t)take(c, 4);
-        if (t->shape[i] && t->elements > MAX_ELEMENTS / t->shape[i])
+        if (t->shape[i] == 0)
+            empty = 1;
+        else if (product > MAX_ELEMENTS / t->shape[i])
             c->failed = 1;
-        t->elements *= t->shape[i];
+        else
+            product *= t->shape[i];
     }
+    t->elements = empty ? 0 : product;
 }
 
 /* What a code adds to the shape: its alphabet, its rule's parameters. Returns how many blocks it has. */
