@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.reference import Corrupt, Plane
-from tests.reference import container as reference
 
 from smidgen.codecs import CODECS, NO_ZERO, Codec, codec_by_id
 from smidgen.errors import FormatError
+from tests.reference import CorruptError, Plane
+from tests.reference import container as reference
 
 Case = tuple[NDArray[np.uint8], int, int]
 
@@ -90,7 +90,7 @@ def test_damage_is_refused_as_the_twin_refuses_it(codec: Codec, case: Case, seed
     damaged = bytes(data[: len(data) - cut] if rng.random() < 0.5 else data + bytes(rng.integers(0, 256, cut).tolist()))
     try:
         expected = reference.decode(codec.id, plane_of(symbols, levels, zero), damaged)
-    except Corrupt:
+    except CorruptError:
         with pytest.raises(FormatError):
             codec.decode(damaged, symbols.shape, levels, zero)
     else:

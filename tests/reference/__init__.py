@@ -6,7 +6,7 @@ It shares no code with the C core, so that where the two agree the specification
 from dataclasses import dataclass
 
 
-class Corrupt(ValueError):
+class CorruptError(ValueError):
     """The bytes are not what docs/format.md allows."""
 
 
@@ -27,7 +27,7 @@ class Plane:
 
 def require(condition: bool, what: str) -> None:
     if not condition:
-        raise Corrupt(what)
+        raise CorruptError(what)
 
 
 def length(x: int) -> int:
