@@ -75,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         return 0;
     plane.rows = (data[0] & 31u) * (data[5] & TALL ? 16 : 1);
     plane.columns = data[1] & 31;
-    plane.inner = data[2] & 31;
+    plane.inner = data[2] & (data[5] & TALL ? 3u : 31u);
     plane.levels = data[3] + 1u;
     plane.zero = data[5] & NO_ZERO ? 256 : data[4];
     count = (size_t)plane.rows * plane.columns * plane.inner;

@@ -123,14 +123,13 @@ def test_the_plain_twin_refuses_the_same(archive: Archive, seed: int) -> None:
     for _ in range(int(rng.integers(1, 4))):
         damaged[rng.integers(len(damaged))] = rng.integers(256)
     data = repaired(bytes(damaged))
-    sections = section_sizes(sound)
-    if data[72 : 72 + sections["metadata"]] != sound[72 : 72 + sections["metadata"]]:
-        return
     try:
         reference.records(data)
         accepted = True
     except ValueError:
         accepted = False
+    if accepted and reference.sections(data)[:2] != reference.sections(sound)[:2]:
+        return
     if accepted:
         read(data)
     else:

@@ -308,7 +308,8 @@ def _decode_tensor(t: Any, payload: memoryview) -> Code | NDArray[Any]:
         planes.append(codec_by_id(t.codec[i]).decode(data, size, plane.levels, plane.zero))
     if t.rule == lib.SMIDGEN_ARRAY:
         return _join(planes, TYPES[t.type])
-    symbols = planes[0].astype(np.int16) * np.int16(t.step) + np.int16(t.first)
+    # a step may exceed int16, the symbols that it leads to do not
+    symbols = (planes[0].astype(np.int32) * t.step + t.first).astype(np.int16)
     axis = None if t.axis == NO_AXIS else int(t.axis)
     values = _join(planes[1:5], "<f4")
     rule: Rule = Table(values, axis)
@@ -351,7 +352,7 @@ def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any
             return None, metadata
         triples = {key: tuple(map(float, known[key])) for key in ("mean", "std")}
         return Preprocessing(**{**known, **triples}), metadata
-    except (ValueError, KeyError, TypeError, RecursionError, InputError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, InputError):
         raise FormatError("invalid: the metadata is not what smidgen writes") from None
 
 
