@@ -54,7 +54,8 @@ def outcome(data: bytes) -> str:
         archive = read(data)
     except FormatError:
         return "refused"
-    assert sum(np.size(weight) for weight in archive.weights().values()) == claimed
+    with np.errstate(all="ignore"):  # a forged scale may be infinite
+        assert sum(np.size(weight) for weight in archive.weights().values()) == claimed
     return "decoded"
 
 

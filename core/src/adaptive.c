@@ -79,7 +79,6 @@ static void start(model *m, const smidgen_plane *plane, uint32_t zero) {
         bits[i] = SMIDGEN_EVEN;
     m->has_sign = below > 0 && above > 0;
     m->negative = above == 0;
-    m->negative = below > 0;
     m->top = smidgen_length(below > above ? below : above);
 }
 

@@ -22,9 +22,6 @@ PHOTOGRAPHS = (
     ("motorcycle", "skimage", "data/motorcycle_left.png"),
     ("camera", "skimage", "data/camera.png"),
     ("coins", "skimage", "data/coins.png"),
-    ("clock", "skimage", "data/clock_motion.png"),
-    ("brick", "skimage", "data/brick.png"),
-    ("grass", "skimage", "data/grass.png"),
     ("flower", "sklearn", "datasets/images/flower.jpg"),
     ("temple", "sklearn", "datasets/images/china.jpg"),
 )

@@ -15,7 +15,7 @@ from smidgen.run import Answer
 
 __all__ = ["Row", "write_contact_sheet", "write_plot", "write_table"]
 
-CELL, LINE, COLUMNS = 240, 18, 4
+CELL, LINE, COLUMNS = 260, 18, 3
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,15 @@ def write_plot(path: Path, rows: Sequence[Row]) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    for row in rows:
+    for i, row in enumerate(rows):
         axes.plot(row.bytes / 1000, row.agreement, "o", color="tab:red" if row.agreement < 50 else "tab:blue")
-        axes.annotate(row.name, (row.bytes / 1000, row.agreement), xytext=(6, -3), textcoords="offset points")
+        # names above and below in turn, since neighbours in the table often lie close together
+        axes.annotate(
+            row.name, (row.bytes / 1000, row.agreement), xytext=(6, 4 - 12 * (i % 2)), textcoords="offset points"
+        )
     axes.set(
         xscale="log",
+        xlim=(100, 9000),
         xlabel="size of the file, KB (logarithmic)",
         ylabel="agreement with the original, %",
         title="SqueezeNet 1.1: what each way of compressing costs",
