@@ -114,12 +114,12 @@ typedef struct {
     uint64_t stored[16];
 } smidgen_tensor;
 
-/* Reads the record at `*position` of a decoded index, and the payload up to `*payload`; moves both on. Returns 1,
- * 0 at the end of the index, or a negative code. `limit` is what smidgen_limit gave for the file. */
-int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *payload, uint64_t *elements,
+/* Reads the record at `*position` of a decoded index, and the payload up to `*payload`; moves both on, and adds to
+ * `*symbols`. Returns 1, 0 at the end of the index, or a negative code. `limit` is what smidgen_limit gave for the file. */
+int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *payload, uint64_t *symbols,
                  uint64_t limit, smidgen_tensor *tensor);
 
-/* The most elements, all tensors together, that a file of this many bytes may claim. */
+/* The most symbols, all planes together, that a file of this many bytes may claim. */
 uint64_t smidgen_limit(uint64_t file_size);
 
 /* The plane of block `i`: shape, levels and zero, as the codecs take it. */

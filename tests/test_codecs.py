@@ -160,3 +160,10 @@ def test_relative_pays_where_most_is_zero() -> None:
     symbols = np.where(rng.random(20000) < 0.9, 8, rng.integers(0, 16, 20000)).astype(np.uint8)
     size = {name: len(CODECS[name].encode(symbols, 16, 8)) for name in ("huffman", "relative", "rans")}
     assert size["rans"] < size["relative"] < size["huffman"]
+
+
+def test_a_kernel_wider_than_256_is_a_line() -> None:
+    """The search for a square's side ends there; which side it is decides every context of the sign."""
+    symbols = (np.arange(2 * 257 * 257) % 11 // 4).astype(np.uint8).reshape(1, 2, 257, 257)
+    data = CODECS["adaptive"].encode(symbols, 3, 1)
+    assert data == reference.encode(5, plane_of(symbols, 3, 1), symbols.reshape(-1).tolist())

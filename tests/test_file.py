@@ -218,9 +218,65 @@ def test_saving_is_all_or_nothing(tmp_path: Path) -> None:
 def test_what_cannot_be_kept() -> None:
     with pytest.raises(WeightError, match="1 to 255 bytes"):
         write(Archive(b"", {"n" * 256: np.zeros(3, np.float32)}))
-    with pytest.raises(WeightError, match="9 dimensions"):
+    with pytest.raises(WeightError, match="8 dimensions"):
         write(Archive(b"", {"w": np.zeros((1,) * 9, np.float32)}))
     with pytest.raises(InputError, match="tab"):
         Label("a", "b\tc")
     with pytest.raises(InputError, match="channels"):
         Preprocessing(10, 10, "GRB")
+
+
+def test_a_step_beyond_int16() -> None:
+    """-32768 and 32767 are two levels, a step of 65535 apart."""
+    archive = Archive(b"", {"w": Code(np.array([[-32768, 32767]], np.int16), Affine.per_tensor(1.0))})
+    assert_same(archive, read(write(archive)))
+
+
+def test_inspect() -> None:
+    found = {info.name: info for info in inspect(write(small_archive(), ("bitpack",)))}
+    signs, bias, tables, empty = (found[name] for name in ("signs", "bias", "tables", "empty"))
+    assert (signs.kind, signs.levels, signs.codec, signs.shape) == ("affine", 2, "bitpack", (4, 3, 3, 3))
+    assert signs.stored == -(-108 // 8) + 4 * 4  # a bit a sign, four bytes a scale
+    assert (tables.kind, tables.levels, tables.elements) == ("table", 2, 108)
+    assert (bias.kind, bias.levels, bias.codec, bias.stored) == ("float32", 0, "raw", 400)
+    assert (empty.kind, empty.elements, empty.stored) == ("float32", 0, 0)
+
+
+def test_an_error_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.smidgen"
+    path.write_bytes(write(small_archive())[:-1])
+    with pytest.raises(FormatError, match=r"broken\.smidgen: truncated"):
+        smidgen.open(path)
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.smidgen"
+    path.write_bytes(b"old")
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"a\.smidgen: cannot be written: No space left"):
+        small_archive().save(path)
+    assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("a.smidgen", b"old")]
+
+
+def test_more_than_256_groups() -> None:
+    """A table has at most 256 columns; an affine rule has as many as there are groups."""
+    scale = np.arange(1, 301, dtype=np.float32).reshape(1, 300)
+    rule = Affine(scale, np.zeros((1, 300), np.int16))
+    archive = Archive(b"", {"w": Code((np.arange(600) % 5).astype(np.int16).reshape(2, 300), rule)})
+    assert_same(archive, read(write(archive)))
+
+
+def test_nothing_is_written_that_cannot_be_read() -> None:
+    with pytest.raises(WeightError, match="groups"):
+        Code(np.zeros((2, 3), np.int16), Affine(np.ones((2, 4), np.float32), np.zeros((2, 4), np.int16), 0))
+    with pytest.raises(WeightError, match="8 dimensions"):
+        write(Archive(b"", {"w": Code(np.zeros((1,) * 9, np.int16), Affine.per_tensor(1.0))}))
+    with pytest.raises(WeightError, match="attack"):
+        write(Archive(b"", {"w": Code(np.zeros((5000, 5000), np.int16), Affine.per_tensor(1.0))}))
+    for metadata in ({"a": float("nan")}, {"a": {1, 2}}, {"a": "\ud800"}):
+        with pytest.raises(InputError, match="JSON"):
+            write(Archive(b"", {}, metadata=metadata))

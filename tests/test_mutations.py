@@ -49,7 +49,7 @@ def outcome(data: bytes) -> str:
     try:
         claimed = sum(info.elements for info in inspect(data))
         if claimed > MOST:
-            assert claimed <= min(65536 * len(data), 2**31)
+            assert claimed <= min(16384 * len(data), 2**32)
             return "large"
         archive = read(data)
     except FormatError:

@@ -20,6 +20,8 @@ size_t smidgen_scratch(int codec, const smidgen_plane *plane) {
     case SMIDGEN_RANS:
         return 24 * 1024;
     case SMIDGEN_ADAPTIVE:
+        if ((uint64_t)plane->columns * plane->inner > SIZE_MAX / 4)
+            return SIZE_MAX; /* more than this machine can address */
         return 64 * 1024 + sizeof(uint16_t) * ((size_t)plane->columns * plane->inner + 4);
     case SMIDGEN_TEXT:
         return (size_t)3 * 1024 * 1024;

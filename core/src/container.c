@@ -4,6 +4,7 @@
 
 enum { HEADER = 72, NONE = 255, MAX_RANK = 8, MAX_BLOCKS = 16, TYPES = 12 };
 #define MAX_ELEMENTS ((uint64_t)1 << 31)
+#define MAX_SYMBOLS ((uint64_t)1 << 32)
 #define MAX_TEXT ((uint64_t)16 << 20)
 #define MAX_GRAPH ((uint64_t)64 << 20)
 
@@ -22,7 +23,7 @@ static int check_section(const smidgen_section *s, int kind) {
         return SMIDGEN_BAD_SECTION;
     if (s->codec == SMIDGEN_RAW && s->size != s->stored)
         return SMIDGEN_BAD_SECTION;
-    return s->size <= most && s->size / 1024 <= s->stored ? 0 : SMIDGEN_BAD_LIMIT;
+    return s->size <= most && s->size / 256 <= s->stored ? 0 : SMIDGEN_BAD_LIMIT;
 }
 
 int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file) {
@@ -60,7 +61,7 @@ int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file) {
 }
 
 uint64_t smidgen_limit(uint64_t file_size) {
-    return file_size >= MAX_ELEMENTS / 65536 ? MAX_ELEMENTS : file_size * 65536;
+    return file_size >= MAX_SYMBOLS / 16384 ? MAX_SYMBOLS : file_size * 16384;
 }
 
 /* A reader that notes where it ran out instead of failing at every step. */
@@ -142,7 +143,7 @@ static uint32_t take_code(cursor *c, smidgen_tensor *t) {
     return 5;
 }
 
-int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *payload, uint64_t *elements,
+int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *payload, uint64_t *symbols,
                  uint64_t limit, smidgen_tensor *t) {
     static const smidgen_tensor empty;
     cursor c = {index, *position, size, 0};
@@ -164,9 +165,10 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
     }
     if (c.failed || t->blocks == 0)
         return SMIDGEN_BAD_TENSOR;
-    /* both numbers are below 2^32, so their sum cannot overflow */
-    *elements += t->elements + (uint64_t)t->rows * t->columns;
-    if (*elements > limit)
+    /* at most 2^31 times 8 each, so the sum cannot overflow */
+    *symbols += t->rule == SMIDGEN_ARRAY ? t->elements * t->blocks
+                                         : t->elements + (uint64_t)t->rows * t->columns * (t->blocks - 1);
+    if (*symbols > limit)
         return SMIDGEN_BAD_LIMIT;
     for (uint32_t i = 0; i < t->blocks; i++) {
         t->codec[i] = (uint32_t)take(&c, 1);

@@ -143,6 +143,8 @@ class Code:
         axis, rows = self.rule.axis, _parameters(self.rule).shape[0]
         if axis is not None and not (0 <= axis < self.symbols.ndim and self.symbols.shape[axis] == rows):
             raise WeightError(f"a rule with {rows} rows on axis {axis} does not fit symbols of shape {self.shape}")
+        if isinstance(self.rule, Affine) and self.rule.scale.shape[1] > self.symbols.size // rows:
+            raise WeightError(f"{self.rule.scale.shape[1]} groups for {self.symbols.size // rows} weights in a row")
         if isinstance(self.rule, Table) and (first < 0 or int(self.symbols.max()) >= self.rule.levels.shape[1]):
             raise WeightError(f"a symbol lies outside the table of {self.rule.levels.shape[1]} levels")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 import tempfile
@@ -107,14 +108,14 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
         codecs: names of the codecs to choose from, plane by plane, by measured size.
 
     Raises:
-        WeightError: an array has a type that the format does not know, or a name that is empty or too long.
+        WeightError: an array has a type that the format does not know, a name is empty or too long, or the weights are
+            so nearly constant that readers would refuse the file.
+        InputError: metadata that JSON cannot hold.
     """
     index, payload = [], []
     for name, tensor in archive.tensors.items():
         record, blocks = _encode_code(tensor, codecs) if isinstance(tensor, Code) else _encode_array(tensor, codecs)
-        encoded = name.encode()
-        if not 1 <= len(encoded) <= 255:
-            raise WeightError(f"tensor {name[:40]!r}: a name must have 1 to 255 bytes of UTF-8, not {len(encoded)}")
+        encoded = _encode_name(name)
         index.append(struct.pack("<B", len(encoded)) + encoded + record)
         index += [struct.pack("<BI", codec, len(data)) for codec, data in blocks]
         payload += [data for _, data in blocks]
@@ -122,13 +123,20 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
         "preprocessing": asdict(archive.preprocessing) if archive.preprocessing else None,
         "metadata": dict(archive.metadata),
     }
-    texts = (
-        json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False).encode(),
-        "".join(f"{label.id}\t{label.name}\n" for label in archive.labels).encode(),
-        archive.graph,
-        b"".join(index),
-    )
-    return _assemble(texts, b"".join(payload))
+    try:
+        metadata = json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
+        labels = "".join(f"{label.id}\t{label.name}\n" for label in archive.labels)
+        texts = (metadata.encode(), labels.encode(), archive.graph, b"".join(index))
+    except (TypeError, ValueError) as error:  # among them UnicodeEncodeError, of half a character
+        raise InputError(f"metadata and labels must be plain JSON values and whole characters: {error}") from None
+    data = _assemble(texts, b"".join(payload))
+    try:
+        _parse_index(texts[3], sum(map(len, payload)), len(data))
+    except FormatError:
+        raise WeightError(
+            "so many weights in so few bytes: readers take that for an attack; remove constant weights"
+        ) from None
+    return data
 
 
 def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
@@ -136,7 +144,7 @@ def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
     for text in texts:
         coded = CODECS["text"].encode(np.frombuffer(text, np.uint8))
         # the format bounds how much a short section may expand to, and how long a hostile one may take
-        shorter = len(coded) < len(text) and len(text) // 1024 <= len(coded)
+        shorter = len(coded) < len(text) and len(text) // 256 <= len(coded)
         ids.append(CODECS["text" if shorter else "raw"].id)
         stored.append(coded if shorter else text)
     sections = [*stored, payload]
@@ -165,8 +173,6 @@ def _encode_array(array: NDArray[Any], codecs: tuple[str, ...]) -> tuple[bytes, 
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if little.dtype.str not in TYPES:
         raise WeightError(f"an array of type {array.dtype} cannot be kept; convert it to float32 first")
-    if array.ndim > 8:
-        raise WeightError(f"an array of {array.ndim} dimensions cannot be kept; the format has at most 8")
     record = struct.pack("<BB", lib.SMIDGEN_ARRAY, TYPES.index(little.dtype.str)) + _encode_shape(array.shape)
     return record, _planes(little, codecs)
 
@@ -196,7 +202,19 @@ def _zero_symbol(code: Code, first: int, step: int, levels: int) -> int:
     return zero // step if zero % step == 0 and 0 <= zero // step < levels else NO_ZERO
 
 
+def _encode_name(name: str) -> bytes:
+    try:
+        encoded = name.encode()
+    except UnicodeEncodeError:
+        encoded = b""  # half a character, which UTF-8 does not have
+    if not 1 <= len(encoded) <= 255:
+        raise WeightError(f"tensor {name[:40]!r}: a name must have 1 to 255 bytes of UTF-8")
+    return encoded
+
+
 def _encode_shape(shape: tuple[int, ...]) -> bytes:
+    if len(shape) > 8 or math.prod(size for size in shape if size) > 2**31:
+        raise WeightError(f"a tensor of shape {shape} cannot be kept; the format has 8 dimensions and 2^31 weights")
     return struct.pack(f"<B{len(shape)}I", len(shape), *shape)
 
 
@@ -278,11 +296,11 @@ def _open(data: bytes) -> tuple[Any, dict[str, bytes], memoryview, list[tuple[st
 
 def _parse_index(index: bytes, payload_size: int, file_size: int) -> list[tuple[str, Any]]:
     buffer = ffi.from_buffer("uint8_t[]", index)
-    position, payload, elements = ffi.new("size_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
+    position, payload, symbols = ffi.new("size_t *"), ffi.new("uint64_t *"), ffi.new("uint64_t *")
     limit, records, seen = lib.smidgen_limit(file_size), [], set()
     while True:
         tensor = ffi.new("smidgen_tensor *")
-        status = lib.smidgen_next(buffer, len(index), position, payload, elements, limit, tensor)
+        status = lib.smidgen_next(buffer, len(index), position, payload, symbols, limit, tensor)
         if status < 0:
             raise FormatError(REASONS[status])
         if status == 0:
@@ -312,10 +330,9 @@ def _decode_tensor(t: Any, payload: memoryview) -> Code | NDArray[Any]:
     symbols = (planes[0].astype(np.int32) * t.step + t.first).astype(np.int16)
     axis = None if t.axis == NO_AXIS else int(t.axis)
     values = _join(planes[1:5], "<f4")
-    rule: Rule = Table(values, axis)
-    if t.rule == lib.SMIDGEN_AFFINE:
-        rule = Affine(values, _join(planes[5:7], "<i2") if t.blocks > 5 else np.zeros(values.shape, np.int16), axis)
+    zero = _join(planes[5:7], "<i2") if t.blocks > 5 else np.zeros(values.shape, np.int16)
     try:
+        rule: Rule = Table(values, axis) if t.rule == lib.SMIDGEN_TABLE else Affine(values, zero, axis)
         return Code(symbols, rule)
     except WeightError as error:
         raise FormatError(f"invalid: {error}") from None
@@ -344,16 +361,28 @@ def _parse_labels(data: bytes) -> tuple[Label, ...]:
 
 def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any]]:
     try:
-        settings = json.loads(_text(data, "the metadata"))
+        settings = json.loads(_text(data, "the metadata"), parse_constant=_refuse_constant)
         known, metadata = settings["preprocessing"], settings["metadata"]
         if not isinstance(metadata, dict) or len(settings) != 2:
             raise ValueError
         if known is None:
             return None, metadata
-        triples = {key: tuple(map(float, known[key])) for key in ("mean", "std")}
+        triples = {key: _triple(known[key]) for key in ("mean", "std")}
+        if type(known["height"]) is not int or type(known["width"]) is not int:
+            raise ValueError
         return Preprocessing(**{**known, **triples}), metadata
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, InputError):
         raise FormatError("invalid: the metadata is not what smidgen writes") from None
+
+
+def _triple(value: object) -> tuple[float, ...]:
+    if not isinstance(value, list) or any(type(number) not in (int, float) for number in value):
+        raise ValueError
+    return tuple(map(float, value))
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object]) -> None:

@@ -63,7 +63,7 @@ def sections(data: bytes) -> list[bytes]:
         if i < 4:
             require(codecs[i] in (0, 6), "section codec")
             require(codecs[i] == 6 or size == sizes[i], "section sizes")
-            require(sizes[i] <= (16 if i < 2 else 64) << 20 and sizes[i] // 1024 <= size, "section limit")
+            require(sizes[i] <= (16 if i < 2 else 64) << 20 and sizes[i] // 256 <= size, "section limit")
             part = bytes(decode(codecs[i], Plane(1, sizes[i], 1), part))
         found.append(part)
     return found
@@ -85,12 +85,12 @@ class Cursor:
 def records(data: bytes) -> list[Record]:
     """Every record of a whole file, with its planes decoded."""
     *_, index, payload = sections(data)
-    cursor, used, elements = Cursor(index), 0, 0
+    cursor, used, symbols = Cursor(index), 0, 0
     found: list[Record] = []
     while cursor.position < len(index):
         record, blocks = take_record(cursor)
-        elements += prod(record.shape) + record.rows * record.columns
-        require(elements <= min(2**31, 65536 * len(data)), "too many elements")
+        symbols += sum(plane_of(record, i).count for i in range(blocks))
+        require(symbols <= min(2**32, 16384 * len(data)), "too many symbols")
         for i in range(blocks):
             codec, size = cursor.number("B"), cursor.number("I")
             require(codec <= 6 and used + size <= len(payload), "block")

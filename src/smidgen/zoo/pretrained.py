@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from smidgen.archive import Label, Preprocessing
-from smidgen.errors import ModelError
-from smidgen.zoo.squeezenet import SqueezeNet
+from smidgen.errors import InputError, ModelError
+from smidgen.zoo.squeezenet import Fire, SqueezeNet
 
 __all__ = ["SQUEEZENET1_1_PREPROCESSING", "imagenet_labels", "squeezenet1_1_weights"]
 
@@ -80,7 +80,7 @@ def imagenet_labels() -> tuple[Label, ...]:
         ids = json.loads(_read(folder / "imagenet1k_to_21k.json", "ImageNet"))
         names = json.loads(_read(folder / "imagenet1k_clean_names.json", "ImageNet"))
         labels = tuple(Label(ids[str(number)], names[number]) for number in range(_CLASSES))
-    except (IndexError, KeyError, TypeError, ValueError):
+    except (IndexError, InputError, KeyError, TypeError, ValueError):
         raise ModelError(f"{folder}: does not hold the ids and names of {_CLASSES} classes; reinstall it") from None
     return labels
 
@@ -104,7 +104,8 @@ def _read(path: Path, what: str) -> bytes:
 
 def _layer_names() -> dict[str, str]:
     """The name of each convolution here, and in the pickle."""
-    fires = [n for n, layer in enumerate(SqueezeNet("1.1", classes=1).features) if hasattr(layer, "squeeze")]
+    with torch.device("meta"):  # random weights would use up the user's random numbers
+        fires = [n for n, layer in enumerate(SqueezeNet("1.1").features) if isinstance(layer, Fire)]
     names = {"features.0": "conv1"}
     for number, index in enumerate(fires, 2):
         names[f"features.{index}.squeeze"] = f"fire{number}/squeeze1x1"

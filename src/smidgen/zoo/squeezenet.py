@@ -50,7 +50,9 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet: pictures of shape (batch, 3, height, width), 17 pixels or more a side, to scores (batch, classes).
+    """SqueezeNet: pictures of shape (batch, 3, height, width) to scores of shape (batch, classes).
+
+    Without padding, a side has 21 pixels or more in version 1.0, and 17 or more in 1.1.
 
     Args:
         version: "1.0", the network of the paper, or "1.1", its authors' later one with 2.4 times less computation.
