@@ -23,9 +23,7 @@ def main() -> None:
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     squant = Plan.find("squeezenet1_1")
     steps = [(name, replace(m, rounding="nearest") if isinstance(m, Quantize) else m) for name, m in squant.steps]
-    archives = [
-        replace(original, tensors=transform(original.weights(), plan)) for plan in (Plan(tuple(steps)), squant)
-    ]
+    archives = [replace(original, tensors=transform(original.weights(), plan)) for plan in (Plan(tuple(steps)), squant)]
     pictures = find_pictures(sys.argv[1])[128:400]
     results = evaluate([archive.runner() for archive in (original, *archives)], pictures)[1:]
     for name, archive, result in zip(("nearest", "squant"), archives, results, strict=True):

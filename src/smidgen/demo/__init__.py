@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,7 +73,8 @@ def run_demo(folder: Path) -> None:
     write_plot(folder / "size-fidelity.png", rows)
     write_contact_sheet(folder / "pictures.png", pictures, answers)
     click.echo(f"\nThe files, table.json, size-fidelity.png and pictures.png are in {folder.resolve()}")
-    click.echo(f"Try your own picture: smidgen recognize {paths[-1]} PHOTO")
+    # as it was called: after make demo the command is in a virtual environment and not on the path
+    click.echo(f"Try your own picture: {sys.argv[0]} recognize {paths[-1]} PHOTO")
 
 
 def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weights: int) -> tuple[list[Row], int]:
