@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
 from smidgen.cli import cli
 from smidgen.methods import METHODS
@@ -24,6 +26,14 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, object] = {"smidgen_input": np.zeros((2, 3, 64, 64), np.float32)}
     for block in blocks("python"):
         exec(block, names)
+    (tmp_path / "readme_nets.py").write_text(next(block for block in blocks("python") if "def build" in block))
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save("black.png")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for command in (
+        ["compress", "readme_nets:build", "--plan", "small", "-o", "own.smidgen"],
+        ["recognize", "own.smidgen", "black.png"],
+    ):
+        assert CliRunner().invoke(cli, command).exit_code == 0
     assert names["scores"].shape == (2, 10)  # type: ignore[attr-defined]
     assert names["size"] == Path("net.smidgen").stat().st_size
 

@@ -125,7 +125,9 @@ class Runner:
             ModelError: the archive does not say how pictures are prepared.
         """
         if self.preprocessing is None:
-            raise ModelError("the file does not say how pictures are prepared; compress again and state preprocessing")
+            raise ModelError(
+                "the file does not say how pictures are prepared; compress again with the attribute `preprocessing` set on the module"
+            )
         pixels = picture if isinstance(picture, np.ndarray) else open_picture(picture)
         return prepare(pixels, self.preprocessing)
 
