@@ -126,7 +126,8 @@ class Runner:
         """
         if self.preprocessing is None:
             raise ModelError(
-                "the file does not say how pictures are prepared; compress again with the attribute `preprocessing` set on the module"
+                "the file does not say how pictures are prepared; give the module an attribute `preprocessing` and "
+                "compress it again"
             )
         pixels = picture if isinstance(picture, np.ndarray) else open_picture(picture)
         return prepare(pixels, self.preprocessing)
