@@ -248,3 +248,11 @@ def test_a_full_disk_is_one_line(nets: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_missing_folder_is_one_line(nets: Path) -> None:
     assert "cannot be written" in fails(1, "compress", "nets:tiny", "--plan", "int8", "-o", "no/folder/x.smidgen")
+
+
+@pytest.mark.parametrize("command", [["compress", "squeezenet1_1", "--plan", "small", "-o", "x"], ["demo", "-o", "x"]])
+def test_without_torch_the_line_says_what_to_install(command: list[str], tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from smidgen.cli import main; main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "smidgen: this needs torch; pip install 'smidgen[compress]' brings it\n"

@@ -21,6 +21,9 @@ from smidgen.errors import SmidgenError
 
 __all__ = ["cli", "main"]
 
+EXTRAS = {"torch": "compress", "matplotlib": "demo"}
+"""Packages that are not in the base install, and the extra that brings them."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="smidgen")
@@ -44,6 +47,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except SmidgenError as error:
         click.echo(f"smidgen: {error}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        click.echo(f"smidgen: this needs {error.name}; pip install 'smidgen[{extra}]' brings it", err=True)
         sys.exit(1)
     except MemoryError:
         click.echo("smidgen: not enough memory for this model; nothing was written", err=True)
