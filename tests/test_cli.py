@@ -39,6 +39,31 @@ def broken():
 
 def number():
     return 3
+
+def without_biases():
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, bias=False), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+
+def masked():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Conv2d(3, 4, 3)
+            self.register_buffer("mask", torch.tensor([0.0, float("-inf"), 0.0, 0.0]))
+        def forward(self, x):
+            return self.layer(x).mean((2, 3)) + self.mask
+    return Net()
+
+def empty():
+    return torch.nn.Identity()
+
+def large_constant():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.constant = torch.nn.Conv2d(3, 1, 1), torch.zeros(6000, 3072)
+        def forward(self, x):
+            return self.layer(x).sum() + self.constant
+    return Net()
 """
 
 
@@ -211,8 +236,11 @@ def test_bad_models_leave_the_output_as_it_was(nets: Path) -> None:
         ("absent:tiny", "absent"),
         ("squeezenet9", "squeezenet1_1"),
         ("alexnet", "alexnet"),
+        ("nets:empty", "no weights"),
+        ("nets:large_constant", "buffers"),
     ]:
-        assert message in fails(1, "compress", model, "--plan", "int8", "-o", "x.smidgen")
+        plan = "lossless" if model == "nets:empty" else "int8"
+        assert message in fails(1, "compress", model, "--plan", plan, "-o", "x.smidgen")
         assert Path("x.smidgen").read_text() == "before"
 
 
@@ -256,3 +284,20 @@ def test_without_torch_the_line_says_what_to_install(command: list[str], tmp_pat
     done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "smidgen: this needs torch; pip install 'smidgen[compress]' brings it\n"
+
+
+@pytest.mark.parametrize("model", ["nets:without_biases", "nets:masked"])
+def test_small_is_for_any_network(nets: Path, model: str) -> None:
+    assert run("compress", model, "--plan", "small", "-o", "x.smidgen").status == 0
+
+
+def test_a_link_stays_a_link(nets: Path) -> None:
+    Path("link.smidgen").symlink_to("x.smidgen")
+    assert run("compress", "nets:tiny", "--plan", "small", "-o", "link.smidgen").status == 0
+    assert Path("link.smidgen").is_symlink()
+    assert Path("x.smidgen").stat().st_size > 100
+
+
+def test_a_demo_without_a_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "cannot be made" in run("demo", "-o", str(tmp_path / "file" / "x")).err

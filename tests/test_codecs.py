@@ -167,3 +167,10 @@ def test_a_kernel_wider_than_256_is_a_line() -> None:
     symbols = (np.arange(2 * 257 * 257) % 11 // 4).astype(np.uint8).reshape(1, 2, 257, 257)
     data = CODECS["adaptive"].encode(symbols, 3, 1)
     assert data == reference.encode(5, plane_of(symbols, 3, 1), symbols.reshape(-1).tolist())
+
+
+def test_a_short_string_for_many_symbols_is_refused_at_once() -> None:
+    """256 codes of 8 bits and no symbols: the decoder must not go on for two billion invented zeros."""
+    data = b"\x88" * 128
+    with pytest.raises(FormatError):
+        CODECS["huffman"].decode(data, (1, 200_000_000), 256)

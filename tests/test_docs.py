@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"smidgen_input": np.zeros((2, 3, 64, 64), np.float32)}
+    names: dict[str, object] = {}
     for block in blocks("python"):
         exec(block, names)
     (tmp_path / "readme_nets.py").write_text(next(block for block in blocks("python") if "def build" in block))

@@ -109,6 +109,8 @@ static int get_code(smidgen_bits *bits, decoder *d, uint32_t levels) {
 /* The next symbol, or 256 where no code matches. */
 static inline uint32_t get_symbol(smidgen_bits *bits, const decoder *d) {
     uint32_t entry;
+    if (bits->position > bits->size + 8) /* looking ahead takes three bytes at most; here there is nothing but zeros */
+        return 256;
     smidgen_fill(bits, LONGEST);
     entry = d->entry[bits->bits & (SLOTS - 1)];
     smidgen_drop(bits, entry >> 8);

@@ -61,7 +61,7 @@ static inline void smidgen_fill(smidgen_bits *b, uint32_t count) {
         if (b->position < b->size)
             byte = b->in[b->position];
         else
-            b->failed++;
+            b->failed = 1;
         b->position++;
         b->bits |= byte << b->count;
         b->count += 8;

@@ -127,14 +127,16 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
         metadata = json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
         labels = "".join(f"{label.id}\t{label.name}\n" for label in archive.labels)
         texts = (metadata.encode(), labels.encode(), archive.graph, b"".join(index))
-    except (TypeError, ValueError) as error:  # among them UnicodeEncodeError, of half a character
+    except (TypeError, ValueError, RecursionError) as error:  # among them UnicodeEncodeError, of half a character
         raise InputError(f"metadata and labels must be plain JSON values and whole characters: {error}") from None
     data = _assemble(texts, b"".join(payload))
     try:
+        _open_header(data)
         _parse_index(texts[3], sum(map(len, payload)), len(data))
     except FormatError:
         raise WeightError(
-            "so many weights in so few bytes: readers take that for an attack; remove constant weights"
+            "readers would refuse this file: metadata, labels or constants in the graph are too large (register those "
+            "as buffers), or so many weights in so few bytes look like an attack (remove constant weights)"
         ) from None
     return data
 
@@ -392,7 +394,7 @@ def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object
     Raises:
         InputError: it cannot be written, and why.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays a link
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)

@@ -112,7 +112,8 @@ def from_module(
     graph = export_graph(module, input_shape)
     state = module.state_dict()
     used = [tensor.name for tensor in onnx.load_from_string(graph).graph.initializer if tensor.name in state]
-    tensors = {name: _array(state[name], name) for name in used}
+    trained = dict(module.named_parameters())  # a buffer may hold infinity: masks do
+    tensors = {name: _array(state[name], name, name in trained) for name in used}
     return Archive(graph, tensors, preprocessing, labels, _metadata(module))
 
 
@@ -160,12 +161,12 @@ def _metadata(module: nn.Module) -> dict[str, Any]:
     return {"zoo": dict(zoo)} if isinstance(zoo, Mapping) else {}
 
 
-def _array(tensor: torch.Tensor, name: str) -> NDArray[Any]:
+def _array(tensor: torch.Tensor, name: str, trained: bool) -> NDArray[Any]:
     """A tensor of the state dict as an array of its own."""
     if not tensor.is_floating_point():
         return tensor.detach().cpu().numpy().copy()
     array = tensor.detach().cpu().float().numpy().copy()
-    if not np.isfinite(array).all():
+    if trained and not np.isfinite(array).all():
         raise WeightError(f"{name}: holds NaN or infinity; the training of this network has diverged")
     return array
 

@@ -29,6 +29,7 @@ def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool
     smidgen compress my_package.nets:build --plan my_plan.toml -o small.smidgen
     """
     from smidgen.api import compress as compress_module
+    from smidgen.errors import ModelError
     from smidgen.file import codecs_named
     from smidgen.plan import Plan
     from smidgen.read import read_model
@@ -36,9 +37,10 @@ def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
     loaded = read_model(model)
     archive = compress_module(loaded.module, plan, loaded.input_shape, loaded.preprocessing, loaded.labels)
-    size = archive.save(output, codecs)
-    original = sum(4 * weight.size for weight in archive.weights().values())
-    weights = original // 4
+    weights = sum(weight.size for weight in archive.weights().values())
+    if not weights:
+        raise ModelError(f"{model}: has no weights, so there is nothing to compress")
+    size, original = archive.save(output, codecs), 4 * weights
     if as_json:
         echo_json({"file": str(output), "bytes": size, "original_bytes": original, "weights": weights})
         return

@@ -65,7 +65,7 @@ def evaluate(files: tuple[str, ...], data: Path, as_json: bool) -> None:
 def _open(name: str) -> Archive:
     from smidgen.archive import open_archive
 
-    if name.endswith(".smidgen") or Path(name).exists():
+    if name.endswith(".smidgen") or Path(name).is_file():
         return open_archive(name)
     from smidgen.read import from_module, read_model
 
@@ -75,6 +75,6 @@ def _open(name: str) -> Archive:
 
 def _size(name: str, archive: Archive) -> int:
     """Bytes of the file, or of the plain weights of a network that is not in one."""
-    if Path(name).exists():
+    if Path(name).is_file():
         return Path(name).stat().st_size
     return sum(weight.nbytes for weight in archive.weights().values())

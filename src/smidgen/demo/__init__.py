@@ -16,6 +16,7 @@ from smidgen.archive import open_archive
 from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
 from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
+from smidgen.errors import InputError
 from smidgen.file import codecs_named
 from smidgen.read import read_model
 from smidgen.run import Answer, Runner
@@ -55,7 +56,10 @@ def run_demo(folder: Path) -> None:
     click.echo(
         f"SqueezeNet 1.1, trained on ImageNet: {weights:,} weights, {4 * weights:,} bytes as float32\n", err=True
     )
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made: {error.strerror}") from None
     paths = []
     for plan, codec, what in FILES:
         path = folder / f"{plan}{'' if codec == 'smallest' else f'-{codec}'}.smidgen"
