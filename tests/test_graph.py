@@ -125,10 +125,10 @@ def test_module_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_names_of_input_and_output_can_be_chosen() -> None:
+def test_names_of_input_output_and_what_lies_between() -> None:
     module = nn.Sequential(nn.ReLU(), nn.Tanh(), nn.ReLU())
-    graph = onnx.load_from_string(export_graph(module, (2,), "sound", "words")).graph
-    assert [(*node.input, *node.output) for node in graph.node] == [("sound", "0"), ("0", "1"), ("1", "words")]
+    graph = onnx.load_from_string(export_graph(module, (2,))).graph
+    assert [(*node.input, *node.output) for node in graph.node] == [("image", "0"), ("0", "1"), ("1", "scores")]
 
 
 class Two(nn.Module):

@@ -21,18 +21,17 @@ __all__ = ["export_graph", "one_line"]
 _OPSET = 17
 """Old enough for every ONNX Runtime that smidgen allows, new enough for layer normalization as one node."""
 
+INPUT, OUTPUT = "image", "scores"
+"""What the input and the output of every graph are called."""
 
-def export_graph(
-    module: nn.Module, input_shape: tuple[int, ...], input_name: str = "image", output_name: str = "scores"
-) -> bytes:
+
+def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     """The computation of a module in evaluation mode, as an ONNX graph whose weights carry no data.
 
     Args:
         module: takes one float32 tensor of shape (batch, ``*input_shape``) and returns one tensor with the batch
             first. It is not changed.
         input_shape: shape of one input, without the batch dimension.
-        input_name: name of the graph's input.
-        output_name: name of the graph's output.
 
     Returns:
         A serialized ``ModelProto``, the same for the same module. Every entry of the state dict that the computation
@@ -49,7 +48,7 @@ def export_graph(
     try:
         # A copy, because hooks, the mode and the type of a module that may be in training are none of our business.
         still = copy.deepcopy(module).cpu().float().eval()
-        proto = _export(still, torch.zeros(1, *input_shape), input_name, output_name)
+        proto = _export(still, torch.zeros(1, *input_shape))
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
         raise ModelError(
             f"{type(module).__name__}: cannot be traced for inputs of shape {input_shape}: {one_line(error)}"
@@ -79,7 +78,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
 
 
-def _export(module: nn.Module, example: torch.Tensor, input_name: str, output_name: str) -> Any:
+def _export(module: nn.Module, example: torch.Tensor) -> Any:
     """The graph as the exporter gives it, its initializers under their names in the state dict."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
@@ -89,9 +88,9 @@ def _export(module: nn.Module, example: torch.Tensor, input_name: str, output_na
             module,
             (example,),
             buffer,  # type: ignore[arg-type]  # the old exporter writes to any buffer; its annotation does not say so
-            input_names=[input_name],
-            output_names=[output_name],
-            dynamic_axes={input_name: {0: "batch"}, output_name: {0: "batch"}},
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
             opset_version=_OPSET,
             dynamo=False,
             # These three keep weights what they are in the state dict: no batch normalization multiplied into
@@ -101,7 +100,7 @@ def _export(module: nn.Module, example: torch.Tensor, input_name: str, output_na
             keep_initializers_as_inputs=True,
         )
     proto = onnx.load_from_string(buffer.getvalue())
-    inputs = [value for value in proto.graph.input if value.name == input_name]
+    inputs = [value for value in proto.graph.input if value.name == INPUT]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     return proto
