@@ -95,7 +95,7 @@ enum {
 int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file);
 
 /* How a tensor's values follow from its planes. */
-enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2 };
+enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2, SMIDGEN_TRELLIS = 3 };
 
 typedef struct {
     uint32_t name, name_size; /* offset of the name in the index, and its bytes */
@@ -124,6 +124,26 @@ uint64_t smidgen_limit(uint64_t file_size);
 
 /* The plane of block `i`: shape, levels and zero, as the codecs take it. */
 smidgen_plane smidgen_block(const smidgen_tensor *tensor, uint32_t i);
+
+/* The levels (multiples of the scale) that the symbols of a trellis stand for, rows x columns in memory order, and the
+ * grids that they were taken from. Symbols are within -16383..16383. `states` is scratch for `columns` bytes. */
+void smidgen_trellis_levels(uint32_t rows, uint32_t columns, const int16_t *symbols, int16_t *levels, uint8_t *grids,
+                            uint8_t *states);
+
+typedef struct {
+    int16_t symbol;
+    uint8_t from;
+} smidgen_trace;
+
+/* Chooses the symbols of a trellis, column after column, so that later columns make up for the errors of earlier ones.
+ * Arrays hold columns one after another, each of `rows` numbers: `weights`; `targets`, which are the weights plus the
+ * feedback of columns that came before this call, and are changed; and what is made, `symbols` and `errors` (weight minus value).
+ * `feedback`, columns x columns: how much of the error of a column (second index) is added to the target of a later one.
+ * `harm`, one for each column, times the squared distance from the target, plus `cost` is what is minimised; `cost` has
+ * a price for each symbol from -limit to limit, on grid 0 and then on grid 1. `trace` is scratch for 8 x rows. */
+void smidgen_trellis_squeeze(uint32_t rows, uint32_t columns, const float *feedback, const float *harm, float scale,
+                             const float *cost, int32_t limit, const float *weights, float *targets, int16_t *symbols,
+                             float *errors, smidgen_trace *trace);
 
 /* END */
 

@@ -138,6 +138,12 @@ static uint32_t take_code(cursor *c, smidgen_tensor *t) {
             c->failed = 1;
         return has_zero ? 7 : 5;
     }
+    if (t->rule == SMIDGEN_TRELLIS) {
+        if (t->rank == 0 || t->axis != NONE || t->columns != 1 || t->first < -16383 ||
+            t->first + t->step * (t->levels - 1) > 16383)
+            c->failed = 1;
+        return 5;
+    }
     if (t->columns > 256 || t->first < 0 || t->first + t->step * (t->levels - 1) >= (int32_t)t->columns)
         c->failed = 1;
     return 5;
@@ -155,7 +161,7 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
     if (t->rule == SMIDGEN_ARRAY)
         t->type = (uint32_t)take(&c, 1);
     take_shape(&c, t);
-    if (c.failed || t->rule > SMIDGEN_TABLE)
+    if (c.failed || t->rule > SMIDGEN_TRELLIS)
         return SMIDGEN_BAD_TENSOR;
     if (t->rule == SMIDGEN_ARRAY) {
         t->blocks = type_size(t->type);

@@ -6,16 +6,25 @@ The integers are the hand-off. Nothing later re-derives them from floats.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smidgen._core import ffi, lib
 from smidgen.errors import WeightError
 
-__all__ = ["Affine", "Code", "Rule", "Stats", "Table", "as_rows", "from_rows"]
+__all__ = ["Affine", "Code", "Rule", "Stats", "Table", "Trellis", "as_rows", "from_rows"]
 
 SYMBOL_LIMIT = 256
 """A code has at most this many distinct levels, so that a symbol fits in one byte of the file."""
+
+
+DAMPING = 0.003
+"""Part of the mean diagonal that is added to the diagonal of a second moment: what few pictures show is not all there is."""
+
+TRELLIS_LIMIT = 16383
+"""The levels of a trellis are twice its symbols, and fit in 16 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +118,55 @@ class Table:
         return isinstance(other, Table) and self.axis == other.axis and np.array_equal(self.levels, other.levels)
 
 
-Rule = Affine | Table
+@dataclass(frozen=True)
+class Trellis:
+    """The rule of dependent quantization: ``value = level * scale``, two grids of levels that take turns.
+
+    Grid 0 holds the even levels (symbol k means 2 k), grid 1 the odd ones and zero (2 k less the sign of k). Which one a
+    weight has depends on the parities of the symbols above it: a state of 0..7 goes down axis 0, for every position
+    in the other axes on its own.
+
+    Args:
+        scale: distance of two levels, positive.
+
+    Raises:
+        WeightError: the scale is not a positive number that float32 holds.
+
+    Source:
+        Schwarz et al., "Hybrid video coding with trellis-coded quantization", DCC 2019, for the two grids and the
+        idea of parity; the eight states are those of Ungerboeck's code.
+
+    Example:
+        >>> Trellis(0.5).values(np.array([[1], [1], [-2]], np.int16)).ravel()
+        array([ 1. ,  1. , -1.5], dtype=float32)
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale < np.inf) or float(np.float32(self.scale)) != self.scale:
+            raise WeightError(f"trellis rule: the scale must be a positive float32, not {self.scale!r}")
+
+    def levels(self, symbols: NDArray[np.int16]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """The levels that ``symbols`` stand for, and the grids (0 or 1) that they are on, in the same shape.
+
+        Args:
+            symbols: of at least one axis, within -16383..16383.
+        """
+        rows = np.ascontiguousarray(symbols)
+        levels, grids = np.empty_like(rows), np.empty(rows.shape, np.uint8)
+        states = np.empty(rows.size // len(rows), np.uint8)
+        signed = [ffi.from_buffer("int16_t[]", array) for array in (rows, levels)]
+        unsigned = [ffi.from_buffer("uint8_t[]", array) for array in (grids, states)]
+        lib.smidgen_trellis_levels(len(rows), states.size, *signed, *unsigned)
+        return levels, grids
+
+    def values(self, symbols: NDArray[np.int16]) -> NDArray[np.float32]:
+        """The float32 weights that ``symbols`` stand for, in the same shape."""
+        return self.levels(symbols)[0].astype(np.float32) * np.float32(self.scale)
+
+
+Rule = Affine | Table | Trellis
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +197,10 @@ class Code:
         first, _, count = self.alphabet
         if count > SYMBOL_LIMIT:
             raise WeightError(f"a code has at most {SYMBOL_LIMIT} levels, not {count}")
+        if isinstance(self.rule, Trellis):
+            if self.symbols.ndim == 0 or first < -TRELLIS_LIMIT or int(self.symbols.max()) > TRELLIS_LIMIT:
+                raise WeightError(f"a trellis needs an axis, and symbols within -{TRELLIS_LIMIT}..{TRELLIS_LIMIT}")
+            return
         axis, rows = self.rule.axis, _parameters(self.rule).shape[0]
         if axis is not None and not (0 <= axis < self.symbols.ndim and self.symbols.shape[axis] == rows):
             raise WeightError(f"a rule with {rows} rows on axis {axis} does not fit symbols of shape {self.shape}")
@@ -178,15 +239,45 @@ class Stats:
     """What measuring learned about one weight tensor.
 
     Args:
-        second_moment: float64 of shape (d, d): the mean of x x^T over the unfolded inputs x that the weight meets,
-            d being the weights of one output (in a convolution: input channels of a group times kernel positions).
-        sensitivity: mean squared gradient of the loss with respect to the layer's output.
+        second_moment: float64 of shape (d, d), d being the weights of one output (in a convolution: input channels of a
+            group times kernel positions): the mean of x x^T over the unfolded inputs x that the weight meets, or a
+            weighted mean in which those inputs count most that the loss depends on.
+        sensitivity: mean squared gradient of the loss with respect to the layer's output, summed over its positions. An
+            error e (one row for each output) in the weight costs sensitivity / 2 * trace(e second_moment e^T).
         samples: how many inputs were averaged.
     """
 
     second_moment: NDArray[np.float64]
     sensitivity: float
     samples: int
+
+    @cached_property
+    def elimination(self) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float64]]:
+        """How errors of some inputs' weights can be made up for by those of others: ``(order, feedback, remaining)``.
+
+        In ``order`` (of falling power), an error e[i] of one input's weight is best answered by adding ``feedback[j, i]``
+        times e[i] to the weight of every later input j. What an error of input j then costs is ``remaining[j]`` times its
+        square, in place of the diagonal of ``second_moment``. The moment is damped by a small part of its mean diagonal.
+
+        Raises:
+            WeightError: the second moment is not symmetric and positive, or not finite.
+
+        Source:
+            Frantar et al., "GPTQ", arXiv 2210.17323, as the factorisation moment = U diag U^T of QuIP (arXiv
+            2307.13304, theorem 1), U with a unit diagonal and zeros below it.
+        """
+        diagonal = np.diagonal(self.second_moment)
+        order = np.argsort(-diagonal, kind="stable")
+        damping = DAMPING * float(diagonal.mean()) or 1.0
+        damped = self.second_moment[np.ix_(order, order)] + damping * np.eye(diagonal.size)
+        try:
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            raise WeightError("statistics: the second moment is not symmetric and positive") from None
+        if not np.isfinite(upper).all():
+            raise WeightError("statistics: the second moment is not finite")
+        root = np.diagonal(upper)
+        return order, np.ascontiguousarray((upper / root).T, np.float32), root**2
 
     def importance(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
         """How much a squared error of each weight harms the output, up to a factor: the mean square of its input.
@@ -200,7 +291,7 @@ class Stats:
         return np.broadcast_to(diagonal, (weight.shape[0], diagonal.size)).reshape(weight.shape)
 
 
-def _parameters(rule: Rule) -> NDArray[np.float32]:
+def _parameters(rule: Affine | Table) -> NDArray[np.float32]:
     return rule.scale if isinstance(rule, Affine) else rule.levels
 
 

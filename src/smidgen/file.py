@@ -9,6 +9,7 @@ import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from smidgen._core import ffi, lib
 from smidgen.archive import Archive, Label, Preprocessing
-from smidgen.code import Affine, Code, Rule, Table
+from smidgen.code import Affine, Code, Rule, Table, Trellis
 from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
 from smidgen.errors import FormatError, InputError, WeightError
 
@@ -81,7 +82,7 @@ class TensorInfo:
     Args:
         name: of the weight.
         shape: of the weight.
-        kind: ``float32`` and the like for arrays, ``affine`` or ``table`` for codes.
+        kind: ``float32`` and the like for arrays, ``affine``, ``table`` or ``trellis`` for codes.
         levels: size of the alphabet of a code; 0 for an array.
         codec: of the symbols (of an array: of its first plane).
         stored: bytes in the payload, parameters of the rule included.
@@ -113,8 +114,9 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
         InputError: metadata that JSON cannot hold.
     """
     index, payload = [], []
-    for name, tensor in archive.tensors.items():
-        record, blocks = _encode_code(tensor, codecs) if isinstance(tensor, Code) else _encode_array(tensor, codecs)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        coded = list(pool.map(lambda tensor: _encode_tensor(tensor, codecs), archive.tensors.values()))
+    for name, (record, blocks) in zip(archive.tensors, coded, strict=True):
         encoded = _encode_name(name)
         index.append(struct.pack("<B", len(encoded)) + encoded + record)
         index += [struct.pack("<BI", codec, len(data)) for codec, data in blocks]
@@ -170,6 +172,10 @@ def _planes(array: NDArray[Any], codecs: tuple[str, ...]) -> list[tuple[int, byt
     return [_shortest(split[:, i].reshape(array.shape), 256, NO_ZERO, choice) for i in range(array.dtype.itemsize)]
 
 
+def _encode_tensor(tensor: Code | NDArray[Any], codecs: tuple[str, ...]) -> tuple[bytes, list[tuple[int, bytes]]]:
+    return _encode_code(tensor, codecs) if isinstance(tensor, Code) else _encode_array(tensor, codecs)
+
+
 def _encode_array(array: NDArray[Any], codecs: tuple[str, ...]) -> tuple[bytes, list[tuple[int, bytes]]]:
     array = np.asarray(array)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
@@ -183,10 +189,8 @@ def _encode_code(code: Code, codecs: tuple[str, ...]) -> tuple[bytes, list[tuple
     first, step, levels = code.alphabet
     plane = ((code.symbols.astype(np.int32) - first) // step).astype(np.uint8)
     zero = _zero_symbol(code, first, step, levels)
-    axis = NO_AXIS if code.rule.axis is None else code.rule.axis
-    affine = isinstance(code.rule, Affine)
-    record = struct.pack("<B", lib.SMIDGEN_AFFINE if affine else lib.SMIDGEN_TABLE) + _encode_shape(code.shape)
-    parameters = code.rule.scale if isinstance(code.rule, Affine) else code.rule.levels
+    kind, axis, parameters = _encode_rule(code.rule)
+    record = struct.pack("<B", kind) + _encode_shape(code.shape)
     record += struct.pack("<hHBHBI", first, step, levels - 1, zero, axis, parameters.shape[1])
     blocks = [_shortest(plane, levels, zero, codecs), *_planes(parameters.astype("<f4"), codecs)]
     if isinstance(code.rule, Affine):
@@ -196,11 +200,21 @@ def _encode_code(code: Code, codecs: tuple[str, ...]) -> tuple[bytes, list[tuple
     return record, blocks
 
 
+def _encode_rule(rule: Rule) -> tuple[int, int, NDArray[np.float32]]:
+    """The rule's number, its axis, and the parameters that all rules have."""
+    if isinstance(rule, Trellis):
+        return lib.SMIDGEN_TRELLIS, NO_AXIS, np.full((1, 1), rule.scale, np.float32)
+    axis = NO_AXIS if rule.axis is None else rule.axis
+    if isinstance(rule, Affine):
+        return lib.SMIDGEN_AFFINE, axis, rule.scale
+    return lib.SMIDGEN_TABLE, axis, rule.levels
+
+
 def _zero_symbol(code: Code, first: int, step: int, levels: int) -> int:
     """The plane symbol that stands for 0.0, or nearest to it: a hint for contexts, not part of the value."""
     if isinstance(code.rule, Table):
         return int(np.argmin(np.abs(code.rule.levels[0, first : first + step * levels : step])))
-    zero = int(np.median(code.rule.zero)) - first
+    zero = (int(np.median(code.rule.zero)) if isinstance(code.rule, Affine) else 0) - first
     return zero // step if zero % step == 0 and 0 <= zero // step < levels else NO_ZERO
 
 
@@ -232,7 +246,9 @@ def read(data: bytes, origin: str = "the data") -> Archive:
     """
     try:
         _, texts, payload, records = _open(data)
-        tensors = {name: _decode_tensor(record, payload) for name, record in records}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(lambda pair: _decode_tensor(pair[1], payload), records)
+            tensors = dict(zip((name for name, _ in records), decoded, strict=True))
         preprocessing, metadata = _parse_metadata(texts["metadata"])
         return Archive(texts["graph"], tensors, preprocessing, _parse_labels(texts["labels"]), metadata)
     except FormatError as error:
@@ -249,7 +265,7 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         records = _open(data)[3]
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
-    kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table"}
+    kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", lib.SMIDGEN_TRELLIS: "trellis"}
     return [
         TensorInfo(
             name,
@@ -334,10 +350,15 @@ def _decode_tensor(t: Any, payload: memoryview) -> Code | NDArray[Any]:
     values = _join(planes[1:5], "<f4")
     zero = _join(planes[5:7], "<i2") if t.blocks > 5 else np.zeros(values.shape, np.int16)
     try:
-        rule: Rule = Table(values, axis) if t.rule == lib.SMIDGEN_TABLE else Affine(values, zero, axis)
-        return Code(symbols, rule)
+        return Code(symbols, _rule(t.rule, values, zero, axis))
     except WeightError as error:
         raise FormatError(f"invalid: {error}") from None
+
+
+def _rule(kind: int, values: NDArray[np.float32], zero: NDArray[np.int16], axis: int | None) -> Rule:
+    if kind == lib.SMIDGEN_TRELLIS:
+        return Trellis(float(values[0, 0]))
+    return Table(values, axis) if kind == lib.SMIDGEN_TABLE else Affine(values, zero, axis)
 
 
 def _join(planes: list[NDArray[np.uint8]], dtype: str) -> NDArray[Any]:

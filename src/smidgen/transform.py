@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,8 +57,9 @@ def transform(
             resolved = method.resolve(live, {name: known[name] for name in live if name in known})
         except (PlanError, WeightError) as error:
             raise type(error)(f"{where}: {error}") from None
-        for name, weight in live.items():
-            done[name] = _apply(resolved, weight, known.get(name), (where, name))
+        apply = partial(_apply, resolved, where, known)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            done.update(zip(live, pool.map(apply, live, live.values()), strict=True))
     return done
 
 
@@ -76,13 +80,12 @@ def _live(weights: Weights, pattern: str, where: str) -> dict[str, NDArray[Any]]
 
 
 def _apply(
-    method: Method, weight: NDArray[np.float32], stats: Stats | None, where: tuple[str, str]
+    method: Method, where: str, stats: Mapping[str, Stats], name: str, weight: NDArray[np.float32]
 ) -> NDArray[np.float32] | Code:
     """One weight through one method, whose errors then name the step and the weight."""
-    step, name = where
     try:
-        return method(weight, stats)
+        return method(weight, stats.get(name))
     except PlanError as error:
-        raise PlanError(f"{step}: {name}: {error}") from None
+        raise PlanError(f"{where}: {name}: {error}") from None
     except WeightError as error:
         raise WeightError(f"{name}: {error}") from None

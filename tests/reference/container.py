@@ -17,7 +17,7 @@ from tests.reference.text import decode_text, encode_text
 ENCODERS = (encode_raw, encode_bitpack, encode_huffman, encode_relative, encode_rans, encode_adaptive, encode_text)
 DECODERS = (decode_raw, decode_bitpack, decode_huffman, decode_relative, decode_rans, decode_adaptive, decode_text)
 TYPE_SIZES = {1: 4, 2: 8, 3: 2, 4: 1, 5: 2, 6: 4, 7: 8, 8: 1, 9: 2, 10: 4, 11: 8, 12: 1}
-ARRAY, AFFINE, TABLE = range(3)
+ARRAY, AFFINE, TABLE, TRELLIS = range(4)
 
 
 @dataclass
@@ -107,7 +107,7 @@ def take_record(c: Cursor) -> tuple[Record, int]:
     name = c.take(c.number("B"))
     require(len(name) > 0, "no name")
     rule = c.number("B")
-    require(rule <= TABLE, "rule")
+    require(rule <= TRELLIS, "rule")
     kind = c.number("B") if rule == ARRAY else 0
     rank = c.number("B")
     require(rank <= 8, "rank")
@@ -131,6 +131,10 @@ def take_code(c: Cursor, r: Record) -> int:
     if r.rule == AFFINE:
         require(r.columns <= prod(r.shape) // r.rows, "columns")
         return 7 if has_zero else 5
+    if r.rule == TRELLIS:
+        require(len(r.shape) > 0 and r.axis == 255 and r.columns == 1, "trellis")
+        require(r.first >= -16383 and last <= 16383, "trellis")
+        return 5
     require(r.columns <= 256 and r.first >= 0 and last < r.columns, "table")
     return 5
 

@@ -1,0 +1,260 @@
+"""The search: the exchange rate of harm and bits is turned until the file has the size, or does the harm, that was asked."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from smidgen.archive import Archive
+from smidgen.errors import InputError
+
+__all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
+
+CLOSE = 0.003
+"""The search is over when the file is at most this part under the size, or when rates this near to each other differ."""
+
+LEAST, MOST = 1e-12, 1e2
+TRIALS = 24
+UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
+SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How near a compressed network is to its original, on pictures that it was not calibrated on.
+
+    Args:
+        pictures: how many.
+        kl: mean Kullback-Leibler divergence from the original's answers, in nats.
+        agreement: percent of the pictures that are given the original's class.
+        drop: points of accuracy lost: of top-1 where labels are known, else of agreement (100 - agreement).
+        labelled: whether labels are known.
+    """
+
+    pictures: int
+    kl: float
+    agreement: float
+    drop: float
+    labelled: bool
+
+
+@dataclass(frozen=True)
+class Point:
+    """One file that was tried.
+
+    Args:
+        nats_per_bit: the exchange rate that gave it.
+        bytes: of the file.
+        fidelity: where it was measured.
+        repaired: whether it was distilled.
+    """
+
+    nats_per_bit: float
+    bytes: int
+    fidelity: Fidelity | None = None
+    repaired: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is asked for: a size or a loss of accuracy, and the time that may be spent.
+
+    Args:
+        size: bytes that the file must not exceed.
+        max_drop: points of accuracy that may be lost; see ``Fidelity.drop``.
+        deadline: of ``time.monotonic()``; the best file so far is taken when it is reached.
+
+    Raises:
+        InputError: not exactly one of size and max_drop, or one that is not positive.
+
+    Example:
+        >>> Budget(size=400_000).size
+        400000
+    """
+
+    size: int | None = None
+    max_drop: float | None = None
+    deadline: float = math.inf
+
+    def __post_init__(self) -> None:
+        if (self.size is None) == (self.max_drop is None):
+            raise InputError("give either a size or a largest drop of accuracy")
+        if self.size is not None and self.size < 1:
+            raise InputError(f"size: {self.size} bytes is not a size; give 1 or more")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise InputError(f"max-drop: {self.max_drop} is not a loss in points; give 0 to 100")
+
+    @property
+    def over(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.deadline
+
+    def allows(self, point: Point) -> bool:
+        """Whether a file is within the limit."""
+        if self.size is not None:
+            return point.bytes <= self.size
+        assert self.max_drop is not None
+        return point.fidelity is not None and point.fidelity.drop <= self.max_drop
+
+    def better(self, one: Point, other: Point | None) -> bool:
+        """Whether a file is to be preferred: within the limit first; then the least harm, or the fewest bytes."""
+        if other is None:
+            return True
+        if self.allows(one) != self.allows(other):
+            return self.allows(one)
+        if self.size is None:
+            assert one.fidelity
+            assert other.fidelity
+            if self.allows(one):
+                return one.bytes < other.bytes
+            return one.fidelity.drop < other.fidelity.drop
+        if not self.allows(one):
+            return one.bytes < other.bytes
+        if one.fidelity and other.fidelity and one.repaired != other.repaired:
+            return one.fidelity.kl < other.fidelity.kl
+        return one.bytes > other.bytes
+
+
+@dataclass
+class Outcome:
+    """What a search has found so far; it is valid at any moment, also when the search is interrupted.
+
+    Args:
+        budget: what was asked for.
+        archive: the best one, None before the first.
+        best: what it reached.
+        curve: every file tried.
+        on_better: called with each new best archive, to keep it.
+    """
+
+    budget: Budget
+    archive: Archive | None = None
+    best: Point | None = None
+    curve: list[Point] = field(default_factory=list)
+    on_better: Callable[[Archive, Point], None] | None = None
+
+    def add(self, archive: Archive, point: Point) -> Point:
+        """Notes a file that was tried, and keeps it if it is the best. Returns the point."""
+        self.curve.append(point)
+        if self.budget.better(point, self.best):
+            self.archive, self.best = archive, point
+            if self.on_better:
+                self.on_better(archive, point)
+        return point
+
+    def settle(self, archive: Archive, point: Point) -> None:
+        """Puts a final form of the best file in its place."""
+        self.archive, self.best = archive, point
+        if self.on_better:
+            self.on_better(archive, point)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the best file is within the limit."""
+        return self.best is not None and self.budget.allows(self.best)
+
+
+def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) -> None:
+    """Looks for the rate whose file has the size, or for the smallest file that does little enough harm.
+
+    The rate is bracketed from ``start`` by factors of 8, then narrowed: for a size by interpolation between the
+    logarithms of rate and bytes (the bytes fall steadily, but in small jumps), for a drop by halves. Ends early when
+    the budget's time is up.
+
+    Args:
+        outcome: says what is wanted; ``attempt`` adds to it.
+        attempt: makes the file for a rate in nats per bit, and adds it to the outcome.
+        start: the first rate tried.
+
+    Example:
+        >>> outcome = Outcome(Budget(size=1000))
+        >>> search(outcome, lambda rate: outcome.add(Archive(b"", {}), Point(rate, round(100 / rate**0.5))), 1e-6)
+        >>> 990 <= outcome.best.bytes <= 1000
+        True
+    """
+    budget = outcome.budget
+    low, high = _bracket(budget, attempt, start)
+    if low is None or high is None:
+        return
+    for _ in range(TRIALS):
+        if budget.over or _close_enough(outcome) or high.nats_per_bit / low.nats_per_bit < 1 + CLOSE:
+            return
+        point = attempt(_between(budget, low, high))
+        low, high = (point, high) if _must_rise(budget, point) else (low, point)
+
+
+def _bracket(
+    budget: Budget, attempt: Callable[[float], Point], start: float
+) -> tuple[Point | None, Point | None]:
+    """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
+    low = high = None
+    rate = start
+    while LEAST <= rate <= MOST and (low is None or high is None) and not budget.over:
+        point = attempt(rate)
+        if _must_rise(budget, point):
+            low, rate = point, rate * 8
+        else:
+            high, rate = point, rate / 8
+    return low, high
+
+
+def _must_rise(budget: Budget, point: Point) -> bool:
+    """Whether a smaller file is wanted: this one is too large, or does less harm than it may."""
+    return budget.allows(point) if budget.size is None else not budget.allows(point)
+
+
+def _between(budget: Budget, low: Point, high: Point) -> float:
+    """The next rate to try."""
+    part = 0.5
+    if budget.size is not None and low.bytes > high.bytes:
+        aim = math.log(budget.size * (1 - CLOSE / 2))
+        part = (math.log(low.bytes) - aim) / (math.log(low.bytes) - math.log(high.bytes))
+        part = min(max(part, 0.05), 0.95)
+    return low.nats_per_bit ** (1 - part) * high.nats_per_bit**part
+
+
+def _close_enough(outcome: Outcome) -> bool:
+    size, best = outcome.budget.size, outcome.best
+    return size is not None and best is not None and size * (1 - CLOSE) <= best.bytes <= size
+
+
+def parse_size(text: str) -> int:
+    """Bytes from what people write: ``400KB`` is 400,000 bytes, ``400KiB`` 409,600.
+
+    Raises:
+        InputError: it is not a positive number with one of these units.
+
+    Example:
+        >>> parse_size("400KB"), parse_size("0.5 MiB")
+        (400000, 524288)
+    """
+    number, unit = _split(text)
+    if number is None or unit.upper() not in UNITS or int(number * UNITS[unit.upper()]) < 1:
+        raise InputError(f"size {text!r}: write a number and B, KB, MB, KiB or MiB, as in 400KB")
+    return int(number * UNITS[unit.upper()])
+
+
+def parse_seconds(text: str) -> float:
+    """Seconds from what people write: ``90s``, ``10m``, ``1.5h``; a bare number is seconds.
+
+    Raises:
+        InputError: it is not a positive number with one of these units.
+
+    Example:
+        >>> parse_seconds("10m")
+        600.0
+    """
+    number, unit = _split(text)
+    if number is None or unit not in SECONDS:
+        raise InputError(f"time {text!r}: write a number and s, m or h, as in 10m")
+    return number * SECONDS[unit]
+
+
+def _split(text: str) -> tuple[float | None, str]:
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)\s*", text)
+    if not found or not 0 < float(found[1]) < 1e15:
+        return None, ""
+    return float(found[1]), found[2]

@@ -1,0 +1,298 @@
+"""From a network and pictures to the smallest file, or the one of the size that was asked for: measure, squeeze, search."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.archive import Archive
+from smidgen.budget import Budget, Fidelity, Outcome, Point, search
+from smidgen.code import Code, Stats
+from smidgen.errors import InputError, ModelError
+from smidgen.file import SMALLEST, write
+from smidgen.measure import layers, measure, need
+from smidgen.methods import Quantize, Squeeze
+from smidgen.plan import Plan
+from smidgen.read import Model, from_module
+from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
+from smidgen.run.runner import Runner
+from smidgen.transform import transform
+
+__all__ = ["Examples", "Progress", "Reference", "Squeezer", "describe", "examples_in", "measured", "split", "squeeze_to_budget"]
+
+Picture = Path | NDArray[np.uint8]
+Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+
+BATCH = 10
+HELD_OUT = 400
+PROBED = 64
+FIRST_RATE = 1e-7
+EXPLAIN_TRIES = 20
+BIAS = Quantize(bits=8)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Pictures to calibrate on, and others to judge by.
+
+    Args:
+        calibration: what statistics and repair see.
+        held_out: what the harm is measured on.
+        truth: index of the true class of each held-out picture, or None if unknown.
+    """
+
+    calibration: Sequence[Picture]
+    held_out: Sequence[Picture]
+    truth: Sequence[int] | None = None
+
+
+def examples_in(folder: Path, model: Model, most: int, seed: int) -> Examples:
+    """The pictures in a folder, with or without class sub-folders, split by ``split``.
+
+    Raises:
+        InputError: there are none, or a sub-folder is no class.
+    """
+    labelled = find_labelled(folder, model.labels)
+    if labelled is None:
+        return split(find_pictures(folder), None, most, seed)
+    return split([path for path, _ in labelled], [index for _, index in labelled], most, seed)
+
+
+def split(pictures: Sequence[Picture], truth: Sequence[int] | None, most: int, seed: int) -> Examples:
+    """A fifth of the pictures, at most 400, is held out; of the others at most ``most`` are taken. The draw is random.
+
+    Of fewer than 20 pictures all serve both purposes.
+
+    Raises:
+        InputError: there are no pictures.
+
+    Example:
+        >>> found = split([np.zeros((1, 1, 3), np.uint8)] * 100, None, most=50, seed=0)
+        >>> len(found.calibration), len(found.held_out)
+        (50, 20)
+    """
+    if not pictures:
+        raise InputError("no pictures to calibrate on")
+    order = np.random.default_rng(seed).permutation(len(pictures))
+    count = min(len(pictures) // 5, HELD_OUT)
+    held, rest = (order[:count], order[count:]) if len(pictures) >= 20 else (order, order)
+    return Examples(
+        [pictures[i] for i in rest[:most]],
+        [pictures[i] for i in held],
+        None if truth is None else [truth[i] for i in held],
+    )
+
+
+def batches(pictures: Sequence[Picture], model: Model, size: int = BATCH) -> Iterator[NDArray[np.float32]]:
+    """The pictures as inputs of the network, a few at a time."""
+    if model.preprocessing is None:
+        raise ModelError(
+            "it is not known how pictures become the network's input; give the module an attribute `preprocessing` "
+            "(a smidgen.archive.Preprocessing)"
+        )
+    for start in range(0, len(pictures), size):
+        pixels = [p if isinstance(p, np.ndarray) else open_picture(p) for p in pictures[start : start + size]]
+        yield np.stack([prepare(p, model.preprocessing) for p in pixels])
+
+
+class Reference:
+    """The original's answers on the held-out pictures, to compare with."""
+
+    def __init__(self, original: Archive, model: Model, examples: Examples) -> None:
+        self.truth = None if examples.truth is None else np.asarray(examples.truth)
+        self.inputs = [batch.astype(np.float32) for batch in batches(examples.held_out, model)]
+        self.answers = self._answers(original, len(self.inputs))
+
+    def fidelity(self, archive: Archive) -> Fidelity:
+        """How near the answers of ``archive`` are."""
+        answers = self._answers(archive, len(self.inputs))
+        agreement = 100 * float((answers.argmax(1) == self.answers.argmax(1)).mean())
+        drop = 100 - agreement
+        if self.truth is not None:
+            right = [100 * float((a.argmax(1) == self.truth).mean()) for a in (self.answers, answers)]
+            drop = right[0] - right[1]
+        return Fidelity(len(answers), self._divergence(answers), agreement, drop, self.truth is not None)
+
+    def harm_alone(
+        self, original: Archive, codes: Mapping[str, Code], on_progress: Callable[[int], None]
+    ) -> dict[str, float]:
+        """For each code the divergence, in nats, that it causes in the original network when it is the only one."""
+        count = -(-PROBED // BATCH)
+        found = {}
+        for number, (name, code) in enumerate(codes.items(), 1):
+            alone = replace(original, tensors={**original.tensors, name: code.values()})
+            found[name] = self._divergence(self._answers(alone, count))
+            on_progress(number)
+        return found
+
+    def _divergence(self, answers: NDArray[np.float64]) -> float:
+        reference = self.answers[: len(answers)]
+        return max(0.0, float((np.exp(reference) * (reference - answers)).sum(1).mean()))
+
+    def _answers(self, archive: Archive, count: int) -> NDArray[np.float64]:
+        runner = Runner(archive)
+        return np.concatenate([runner.log_probabilities(batch) for batch in self.inputs[:count]])
+
+
+@dataclass(frozen=True, eq=False)
+class Squeezer:
+    """Makes files: everything that has statistics squeezed at one rate, its biases at 8 bits, the rest without loss.
+
+    Args:
+        original: the network before; its float weights are what is squeezed.
+        stats: of the weights to squeeze, by name.
+        codecs: what the file is written with.
+    """
+
+    original: Archive
+    stats: Mapping[str, Stats]
+    codecs: tuple[str, ...] = SMALLEST
+
+    def __call__(self, rate: float) -> tuple[Archive, int]:
+        """The archive for a rate in nats per bit, and the bytes of its file. Codes stay as they are."""
+        tensors = self.original.tensors
+        squeezed = {name: tensors[name] for name in self.stats if not isinstance(tensors[name], Code)}
+        names = [name.removesuffix("weight") + "bias" for name in self.stats]
+        biases = {name: tensors[name] for name in names if name in tensors and not isinstance(tensors[name], Code)}
+        done = dict(tensors)
+        for weights, method in ((squeezed, Squeeze(rate)), (biases, BIAS)):
+            if weights:
+                done.update(transform(weights, Plan((("*", method),)), self.stats))
+        archive = replace(self.original, tensors=done)
+        return archive, len(write(archive, self.codecs))
+
+
+def squeeze_to_budget(
+    model: Model,
+    examples: Examples,
+    outcome: Outcome,
+    seed: int = 0,
+    codecs: tuple[str, ...] = SMALLEST,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> None:
+    """The smallest file that does little enough harm, or the best one of the size that was asked for.
+
+    Args:
+        model: the network.
+        examples: pictures to calibrate on and to judge by.
+        outcome: says what is asked for, and takes every file as it is found; so it is valid if this is interrupted.
+        seed: of the votes in ``measure``; the same seed gives the same bytes.
+        codecs: what the file is written with.
+        progress: shows how far a step has come, from its length and a label.
+        say: takes a line that tells what happens next.
+
+    Raises:
+        ModelError: there is nothing to squeeze, or the network's scores cannot be measured.
+    """
+    progress = progress or _silent
+    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    stats = measured(model, examples, seed, progress, say)
+    reference = Reference(original, model, examples)
+    # the explanation will take a few bytes in the file, so it has its place from the beginning
+    expected = explanation(original.metadata, dict.fromkeys(stats, 0.00123), Fidelity(400, 0.0123, 98.7, 0, False))
+    squeezer = Squeezer(replace(original, metadata=expected), stats, codecs)
+
+    def attempt(rate: float) -> Point:
+        archive, size = squeezer(rate)
+        point = Point(rate, size, reference.fidelity(archive))
+        say(describe(point))
+        return outcome.add(archive, point)
+
+    search(outcome, attempt, FIRST_RATE)
+    _explain(outcome, squeezer, reference, progress)
+
+
+def measured(
+    model: Model,
+    examples: Examples,
+    seed: int = 0,
+    progress: Progress | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Stats]:
+    """The statistics of the calibration pictures, after saying what it will take.
+
+    Raises:
+        ModelError: there is nothing to measure, or the network's scores cannot be used.
+    """
+    found = layers(model.module)
+    if not found:
+        raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
+    wanted = need(model.module, model.input_shape, BATCH)
+    for name in wanted.skipped:
+        say(f"kept without loss: {name}, which belongs to no convolution and no linear layer")
+    count = len(examples.calibration)
+    start = time.perf_counter()
+    measure(model.module, batches(examples.calibration[:2], model), seed)
+    seconds = (time.perf_counter() - start) * count / min(2, count)
+    say(
+        f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} others: "
+        f"about {wanted.bytes / 1e6:,.0f} MB and at most {seconds:,.0f} s"
+    )
+    with (progress or _silent)(count, "measuring") as advance:
+        return measure(model.module, batches(examples.calibration, model), seed, advance)
+
+
+def _explain(outcome: Outcome, squeezer: Squeezer, reference: Reference, progress: Progress) -> None:
+    """Measures each layer's harm alone and keeps it in the file, which must not grow beyond the size for it."""
+    best, archive = outcome.best, outcome.archive
+    if best is None or archive is None or outcome.budget.over:
+        return
+    codes = {name: code for name, code in archive.tensors.items() if name in squeezer.stats and isinstance(code, Code)}
+    with progress(len(codes), "each layer alone") as advance:
+        harm = reference.harm_alone(squeezer.original, codes, advance)
+    metadata = explanation(squeezer.original.metadata, harm, best.fidelity)
+    explained = replace(squeezer, original=replace(squeezer.original, metadata=metadata))
+    rate, size = best.nats_per_bit, outcome.budget.size
+    for _ in range(EXPLAIN_TRIES):
+        found, written = explained(rate)
+        if size is None or written <= size or best.bytes > size:
+            fidelity = best.fidelity if rate == best.nats_per_bit else reference.fidelity(found)
+            outcome.settle(found, Point(rate, written, fidelity, best.repaired))
+            return
+        rate *= 1.001
+
+
+def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:
+    """Metadata that says what squeezing cost: micronats of divergence for each squeezed layer alone, in the order of
+    the tensors, and for all together.
+
+    Example:
+        >>> explanation({}, {"0.weight": 0.00123}, Fidelity(10, 0.01, 99.0, 1.0, False))
+        {'squeezed': {'harm': [1200], 'kl': 0.01, 'agreement': 99.0, 'pictures': 10}}
+    """
+    squeezed: dict[str, Any] = {"harm": [round(float(f"{1e6 * value:.2g}")) for value in harm.values()]}
+    if fidelity:
+        squeezed |= {
+            "kl": float(f"{fidelity.kl:.3g}"),
+            "agreement": round(fidelity.agreement, 1),
+            "pictures": fidelity.pictures,
+        }
+    return {**metadata, "squeezed": squeezed}
+
+
+def describe(point: Point) -> str:
+    """One line about a file that was tried.
+
+    Example:
+        >>> describe(Point(1e-7, 400_000, Fidelity(400, 0.0713, 86.4, 0.5, True)))
+        '400,000 bytes: KL 0.0713, agreement 86.4 %, top-1 drop 0.50 points'
+    """
+    line = f"{point.bytes:,} bytes"
+    if point.fidelity:
+        line += f": KL {point.fidelity.kl:.4f}, agreement {point.fidelity.agreement:.1f} %"
+        line += f", top-1 drop {point.fidelity.drop:.2f} points" if point.fidelity.labelled else ""
+    return line + (" (repaired)" if point.repaired else "")
+
+
+@contextmanager
+def _silent(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    del length, label
+    yield lambda done: None
