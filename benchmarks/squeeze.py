@@ -20,7 +20,14 @@ from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled
 
 # NNCodec 2.1.3 on the same network and pictures: bytes, KL in nats
-RIVAL = ((797_586, 0.0093), (733_067, 0.0168), (644_847, 0.0445), (584_818, 0.0698), (503_189, 0.1705), (445_997, 0.255))
+RIVAL = (
+    (797_586, 0.0093),
+    (733_067, 0.0168),
+    (644_847, 0.0445),
+    (584_818, 0.0698),
+    (503_189, 0.1705),
+    (445_997, 0.255),
+)
 PART = 0.72
 
 

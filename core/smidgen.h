@@ -38,7 +38,8 @@ enum {
     SMIDGEN_RELATIVE = 3,
     SMIDGEN_RANS = 4,
     SMIDGEN_ADAPTIVE = 5,
-    SMIDGEN_TEXT = 6
+    SMIDGEN_TEXT = 6,
+    SMIDGEN_MIXED = 7
 };
 
 /* Bytes of scratch memory, aligned for uint64_t, that coding this plane needs, in either direction. */
@@ -130,20 +131,24 @@ smidgen_plane smidgen_block(const smidgen_tensor *tensor, uint32_t i);
 void smidgen_trellis_levels(uint32_t rows, uint32_t columns, const int16_t *symbols, int16_t *levels, uint8_t *grids,
                             uint8_t *states);
 
+/* How to choose the symbols of a trellis. With two errors, in weights of the same column (input) or row (output), the later
+ * one can make up for the earlier: feedback[earlier x size + later] of the earlier error is added to what the later aims
+ * at; column by column, and within a column row by row. What is minimised is the squared distance from the aim, times
+ * the harm of its column and of its row, plus the cost of the symbol. */
 typedef struct {
-    int16_t symbol;
-    uint8_t from;
-} smidgen_trace;
+    uint32_t rows, columns;
+    float scale;
+    int32_t limit;     /* symbols lie within -limit..limit */
+    const float *cost; /* of the symbols -limit..limit on grid 0, then on grid 1 */
+    const float *column_feedback, *column_harm;
+    const float *row_feedback, *row_harm;
+} smidgen_squeeze;
 
-/* Chooses the symbols of a trellis, column after column, so that later columns make up for the errors of earlier ones.
- * Arrays hold columns one after another, each of `rows` numbers: `weights`; `targets`, which are the weights plus the
- * feedback of columns that came before this call, and are changed; and what is made, `symbols` and `errors` (weight minus value).
- * `feedback`, columns x columns: how much of the error of a column (second index) is added to the target of a later one.
- * `harm`, one for each column, times the squared distance from the target, plus `cost` is what is minimised; `cost` has
- * a price for each symbol from -limit to limit, on grid 0 and then on grid 1. `trace` is scratch for 8 x rows. */
-void smidgen_trellis_squeeze(uint32_t rows, uint32_t columns, const float *feedback, const float *harm, float scale,
-                             const float *cost, int32_t limit, const float *weights, float *targets, int16_t *symbols,
-                             float *errors, smidgen_trace *trace);
+/* All arrays hold columns one after another, each of `rows` numbers: `weights`; `targets`, which are the weights plus the
+ * feedback of columns before those of this call, and are changed; and what is made, `symbols` and `errors` (weight minus
+ * value). `aims` is scratch for `rows` numbers. */
+void smidgen_trellis_squeeze(const smidgen_squeeze *squeeze, const float *weights, float *targets, int16_t *symbols,
+                             float *errors, float *aims);
 
 /* END */
 

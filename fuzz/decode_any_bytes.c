@@ -145,7 +145,7 @@ static void decode_plane(const uint8_t *data, size_t size) {
     plane.inner = data[3] & (data[0] & 128 ? 3u : 31u);
     plane.levels = data[4] + 1u;
     plane.zero = data[5] | (data[6] & 1u) << 8;
-    decode((data[0] & 127) % 9, &plane, data + 7, size - 7, &symbols); /* 7 and 8 are no codecs */
+    decode((data[0] & 127) % 9, &plane, data + 7, size - 7, &symbols); /* 8 is no codec */
     free(symbols);
 }
 

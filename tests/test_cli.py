@@ -191,7 +191,7 @@ def test_every_codec_gives_the_same_network(nets: Path, codec: str) -> None:
     out = json.loads(run("compress", "nets:tiny", "--plan", "int8", "--codec", codec, "-o", "x.smidgen", "--json").out)
     assert out["bytes"] == Path("x.smidgen").stat().st_size
     module = __import__("nets").tiny()
-    expected = smidgen.compress(module, "int8").weights()
+    expected = smidgen.compress(module, plan="int8").weights()
     for name, weight in smidgen.open("x.smidgen").weights().items():
         np.testing.assert_array_equal(weight, expected[name])
 

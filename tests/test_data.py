@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import smidgen
+from smidgen.api import compress_by_plan
+from smidgen.plan import Plan
 from smidgen.read import from_module, read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled
@@ -21,7 +23,7 @@ def test_squeezenet_under_800_kb_within_half_a_point(tmp_path: Path) -> None:
     with zipfile.ZipFile(PICTURES) as pictures:
         pictures.extractall(tmp_path)
     model = read_model("squeezenet1_1")
-    small = smidgen.compress(model.module, "squeezenet1_1", model.input_shape, model.preprocessing, model.labels)
+    small = compress_by_plan(model, Plan.find("squeezenet1_1"))
     assert small.save(tmp_path / "small.smidgen") <= 800_000
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     found = find_labelled(tmp_path / "imagenet-measure", model.labels)

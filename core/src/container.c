@@ -181,7 +181,7 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
         t->stored[i] = take(&c, 4);
         t->offset[i] = *payload;
         *payload += t->stored[i];
-        if (t->codec[i] > SMIDGEN_TEXT)
+        if (t->codec[i] > SMIDGEN_MIXED)
             return SMIDGEN_BAD_TENSOR;
     }
     if (c.failed)

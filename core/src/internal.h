@@ -6,6 +6,9 @@
 
 extern const uint16_t smidgen_rate[256];
 extern const uint16_t smidgen_logistic[33];
+extern const uint16_t smidgen_tail[129];
+extern const uint16_t smidgen_step[129];
+extern const uint16_t smidgen_sigmoid[33];
 
 /* Symbols of a plane; smidgen_encode and smidgen_decode have checked that the product fits. */
 static inline size_t smidgen_count(const smidgen_plane *plane) {
@@ -102,5 +105,6 @@ SMIDGEN_CODEC(relative);
 SMIDGEN_CODEC(rans);
 SMIDGEN_CODEC(adaptive);
 SMIDGEN_CODEC(text);
+SMIDGEN_CODEC(mixed);
 
 #endif

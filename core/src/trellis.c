@@ -3,11 +3,13 @@
  * Grid 0 holds the even multiples of the scale, grid 1 the odd ones and zero. Eight states, moved on by the parity of
  * every symbol, choose the grid (the lowest bit of the state). So each weight costs what a grid of double steps costs,
  * while a path through the states comes nearer to the weights than such a grid could. The states run down the rows
- * (the outputs) of each column on its own: feedback of errors, which goes from column to column, does not touch a path,
- * and the best path is found exactly (Viterbi). */
+ * (the outputs) of each column on its own: the feedback of errors from column to column does not touch a path, which is
+ * found by dynamic programming (Viterbi). Feedback from row to row does, so every survivor has its own. */
 #include "internal.h"
 
-enum { STATES = 8, CANDIDATES = 4 };
+enum { STATES = 8, CANDIDATES = 4, BLOCK = 64 };
+
+#define UNREACHED 1e30f
 
 static const uint8_t next_state[STATES][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
 
@@ -35,7 +37,7 @@ typedef struct {
 } choice;
 
 static choice choose(float x, int grid, float harm, const float *cost, int limit) {
-    choice best = {{1e30f, 1e30f}, {0, 0}};
+    choice best = {{UNREACHED, UNREACHED}, {0, 0}};
     float size = x < 0 ? -x : x;
     int below = size < 2.0f * (float)limit ? (int)(0.5f * (size + (float)grid)) : limit;
     int tried[CANDIDATES];
@@ -55,62 +57,113 @@ static choice choose(float x, int grid, float harm, const float *cost, int limit
     return best;
 }
 
-/* The path of least cost for one column of targets, given in scales. `trace` holds 8 entries a row. */
-static void find_path(uint32_t rows, const float *target, float inverse, float harm, const float *cost, int limit,
-                      int16_t *symbols, smidgen_trace *trace) {
-    const float *costs[2] = {cost + limit, cost + 3 * limit + 1};
-    float sum[STATES] = {0};
-    int state = 0;
-    for (int s = 1; s < STATES; s++)
-        sum[s] = 1e30f;
-    for (size_t r = 0; r < rows; r++) {
-        smidgen_trace *row = trace + r * STATES;
-        float reached[STATES], least = 1e38f;
-        choice grids[2];
-        for (int grid = 0; grid < 2; grid++)
-            grids[grid] = choose(target[r] * inverse, grid, harm, costs[grid], limit);
-        for (int s = 0; s < STATES; s++)
-            reached[s] = 1e38f;
-        for (int s = 0; s < STATES; s++)
-            for (int parity = 0; parity < 2; parity++) {
-                int to = next_state[s][parity];
-                float total = sum[s] + grids[s & 1].cost[parity];
-                if (total < reached[to]) {
-                    reached[to] = total;
-                    row[to].from = (uint8_t)s;
-                    row[to].symbol = grids[s & 1].symbol[parity];
-                }
+/* The eight survivors in a block of rows: what each has added up to, and its symbols and errors so far. */
+typedef struct {
+    float sum[STATES];
+    float error[BLOCK][STATES]; /* of the output: what later rows can make up for */
+    int16_t symbol[BLOCK][STATES];
+} survivors;
+
+/* Of the paths that end in the same state only the cheapest goes on. `aim` has one number for each survivor. */
+static void extend(const survivors *now, survivors *next, size_t row, const float aim[STATES], float target,
+                   const smidgen_squeeze *q, float harm) {
+    const float *const costs[2] = {q->cost + q->limit, q->cost + 3 * q->limit + 1};
+    float least = UNREACHED;
+    uint8_t from[STATES] = {0};
+    int16_t symbol[STATES] = {0};
+    for (int s = 0; s < STATES; s++)
+        next->sum[s] = UNREACHED;
+    for (int s = 0; s < STATES; s++) {
+        choice best;
+        if (now->sum[s] >= UNREACHED)
+            continue;
+        best = choose(aim[s] / q->scale, s & 1, harm, costs[s & 1], q->limit);
+        for (int parity = 0; parity < 2; parity++) {
+            int to = next_state[s][parity];
+            float total = now->sum[s] + best.cost[parity];
+            if (total < next->sum[to]) {
+                next->sum[to] = total;
+                from[to] = (uint8_t)s;
+                symbol[to] = best.symbol[parity];
             }
+        }
+    }
+    for (int s = 0; s < STATES; s++)
+        least = next->sum[s] < least ? next->sum[s] : least;
+    for (int s = 0; s < STATES; s++) {
+        if (next->sum[s] < UNREACHED)
+            next->sum[s] -= least; /* so that sums stay small, and exact enough, however many rows there are */
+        next->symbol[row][s] = symbol[s];
+        next->error[row][s] = target - q->scale * (float)level_of(symbol[s], from[s] & 1);
+    }
+    for (size_t r = 0; r < row; r++)
+        for (int s = 0; s < STATES; s++) {
+            next->symbol[r][s] = now->symbol[r][from[s]];
+            next->error[r][s] = now->error[r][from[s]];
+        }
+}
+
+/* The cheapest path through `count` rows from `first` on, starting in `state`. Returns the state it ends in. */
+static int find_path(const smidgen_squeeze *q, size_t first, size_t count, int state, float harm, const float *targets,
+                     const float *aims, int16_t *symbols) {
+    survivors both[2], *now = &both[0], *next = &both[1];
+    int best = 0;
+    for (int s = 0; s < STATES; s++)
+        now->sum[s] = s == state ? 0 : UNREACHED;
+    for (size_t r = 0; r < count; r++) {
+        survivors *swap = now;
+        float aim[STATES];
         for (int s = 0; s < STATES; s++)
-            least = reached[s] < least ? reached[s] : least;
-        for (int s = 0; s < STATES; s++)
-            sum[s] = reached[s] - least; /* so that sums stay small, and exact enough, however many rows there are */
+            aim[s] = aims[first + r];
+        for (size_t before = 0; before < r; before++) {
+            float factor = q->row_feedback[(first + before) * q->rows + first + r];
+            for (int s = 0; s < STATES; s++)
+                aim[s] += factor * now->error[before][s];
+        }
+        extend(now, next, r, aim, targets[first + r], q, harm * q->row_harm[first + r] * q->scale * q->scale);
+        now = next;
+        next = swap;
     }
     for (int s = 1; s < STATES; s++)
-        state = sum[s] < sum[state] ? s : state;
-    for (size_t r = rows; r-- > 0;) {
-        symbols[r] = trace[r * STATES + (size_t)state].symbol;
-        state = trace[r * STATES + (size_t)state].from;
+        best = now->sum[s] < now->sum[best] ? s : best;
+    for (size_t r = 0; r < count; r++) {
+        symbols[first + r] = now->symbol[r][best];
+        state = next_state[state][symbols[first + r] & 1];
+    }
+    return state;
+}
+
+/* One column, in blocks of rows: later blocks make up for the errors of the earlier ones, which are then fixed. */
+static void squeeze_column(const smidgen_squeeze *q, float harm, const float *weights, const float *targets,
+                           int16_t *symbols, float *errors, float *aims) {
+    int state = 0;
+    for (size_t r = 0; r < q->rows; r++)
+        aims[r] = targets[r];
+    for (size_t first = 0; first < q->rows; first += BLOCK) {
+        size_t count = q->rows - first < BLOCK ? q->rows - first : BLOCK;
+        int before = state;
+        state = find_path(q, first, count, state, harm, targets, aims, symbols);
+        for (size_t r = first; r < first + count; r++) {
+            const float *factors = q->row_feedback + r * q->rows;
+            float value = q->scale * (float)level_of(symbols[r], before & 1), missed = targets[r] - value;
+            before = next_state[before][symbols[r] & 1];
+            errors[r] = weights[r] - value;
+            for (size_t later = first + count; later < q->rows; later++)
+                aims[later] += factors[later] * missed;
+        }
     }
 }
 
-void smidgen_trellis_squeeze(uint32_t rows, uint32_t columns, const float *feedback, const float *harm, float scale,
-                             const float *cost, int32_t limit, const float *weights, float *targets, int16_t *symbols,
-                             float *errors, smidgen_trace *trace) {
-    for (size_t c = 0; c < columns; c++) {
-        float *target = targets + c * rows, *error = errors + c * rows;
-        int16_t *chosen = symbols + c * rows;
-        int state = 0;
+void smidgen_trellis_squeeze(const smidgen_squeeze *q, const float *weights, float *targets, int16_t *symbols,
+                             float *errors, float *aims) {
+    for (size_t c = 0; c < q->columns; c++) {
+        size_t start = c * q->rows;
         for (size_t before = 0; before < c; before++) {
-            float factor = feedback[c * columns + before];
-            const float *earlier = errors + before * rows;
-            for (size_t r = 0; r < rows; r++)
-                target[r] += factor * earlier[r];
+            float factor = q->column_feedback[before * q->columns + c];
+            const float *earlier = errors + before * q->rows;
+            for (size_t r = 0; r < q->rows; r++)
+                targets[start + r] += factor * earlier[r];
         }
-        find_path(rows, target, 1.0f / scale, harm[c] * scale * scale, cost, limit, chosen, trace);
-        for (size_t r = 0; r < rows; r++) {
-            error[r] = weights[c * rows + r] - scale * (float)level_of(chosen[r], state & 1);
-            state = next_state[state][chosen[r] & 1];
-        }
+        squeeze_column(q, q->column_harm[c], weights + start, targets + start, symbols + start, errors + start, aims);
     }
 }

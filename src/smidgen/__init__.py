@@ -2,7 +2,7 @@
 
     import smidgen
 
-    archive = smidgen.compress(module, "small")     # torch.nn.Module → Archive
+    archive = smidgen.compress(module, plan="small")     # torch.nn.Module → Archive
     archive.save("small.smidgen")
     runner = smidgen.open("small.smidgen").runner() # from here on, no PyTorch
     runner.recognize("cat.jpg")
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from smidgen.api import compress
     from smidgen.archive import Archive, Label, Preprocessing
     from smidgen.archive import open_archive as open  # it is called smidgen.open
-    from smidgen.code import Affine, Code, Stats, Table
+    from smidgen.code import Affine, Code, Stats, Table, Trellis
     from smidgen.errors import FormatError, InputError, ModelError, PlanError, SmidgenError, WeightError
-    from smidgen.methods import Binarize, Cluster, Prune, Quantize
+    from smidgen.methods import Binarize, Cluster, Prune, Quantize, Squeeze
     from smidgen.plan import Plan
 
 __version__ = version("smidgen")
@@ -41,8 +41,10 @@ __all__ = [
     "Prune",
     "Quantize",
     "SmidgenError",
+    "Squeeze",
     "Stats",
     "Table",
+    "Trellis",
     "WeightError",
     "compress",
     "open",
@@ -51,9 +53,9 @@ __all__ = [
 _ROOMS = {
     "smidgen.api": ("compress",),
     "smidgen.archive": ("Archive", "Label", "Preprocessing"),
-    "smidgen.code": ("Affine", "Code", "Stats", "Table"),
+    "smidgen.code": ("Affine", "Code", "Stats", "Table", "Trellis"),
     "smidgen.errors": ("FormatError", "InputError", "ModelError", "PlanError", "SmidgenError", "WeightError"),
-    "smidgen.methods": ("Binarize", "Cluster", "Prune", "Quantize"),
+    "smidgen.methods": ("Binarize", "Cluster", "Prune", "Quantize", "Squeeze"),
     "smidgen.plan": ("Plan",),
 }
 

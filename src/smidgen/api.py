@@ -1,49 +1,102 @@
-"""Compression in one call: a module and a plan in, an archive out."""
+"""Compression in one call: a module in, an archive out."""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from numpy.typing import NDArray
+
 from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.budget import Budget, Outcome
+from smidgen.errors import InputError
+from smidgen.pipeline import Settings, examples_in, split, squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import from_module
+from smidgen.read import Model, from_module
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch.nn import Module
 
-__all__ = ["compress"]
+__all__ = ["compress", "compress_by_plan"]
 
 
 def compress(
     module: Module,
-    plan: Plan | str,
+    data: str | os.PathLike[str] | Sequence[Path | NDArray[np.uint8]] | None = None,
+    *,
+    plan: Plan | str | None = None,
+    size: int | None = None,
+    max_drop: float | None = None,
+    finetune: int = 0,
+    seconds: float = float("inf"),
+    pictures: int = 2000,
+    seed: int = 0,
     input_shape: tuple[int, ...] = (3, 224, 224),
     preprocessing: Preprocessing | None = None,
     labels: tuple[Label, ...] = (),
 ) -> Archive:
-    """Compresses a network after a plan.
+    """Compresses a network to a size, to a loss of accuracy, or after a plan.
 
     Args:
         module: the network; it is not changed.
+        data: a folder of pictures, or pictures: files, or uint8 arrays of shape (height, width, 3). No labels are needed;
+            a folder may have sub-folders named by ``labels``. Not used with a plan.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
+        size: bytes that the saved file must not exceed.
+        max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.
+        finetune: epochs of distillation from the original on ``data``.
+        seconds: how long this may take; the best that was found by then is returned.
+        pictures: how many to calibrate on at most.
+        seed: of every draw.
         input_shape: shape of one input, without the batch dimension.
-        preprocessing: how a picture becomes the input, to be kept in the file.
+        preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
 
     Raises:
         PlanError: the plan cannot be read, or a pattern in it matches nothing.
         WeightError: a weight is NaN or infinite.
-        ModelError: the module cannot be turned into a graph.
+        ModelError: the module cannot be turned into a graph, or measured.
+        InputError: not exactly one of plan, size and max_drop; no pictures; or the limit could not be reached.
 
     Example:
         >>> import smidgen
         >>> from smidgen.zoo import build
-        >>> archive = smidgen.compress(build("squeezenet1_1", classes=10), "int8")
-        >>> archive.tensors["features.0.weight"].alphabet[2] <= 256
+        >>> network = build("squeezenet1_1", classes=10)
+        >>> smidgen.compress(network, plan="int8").tensors["features.0.weight"].alphabet[2] <= 256
+        True
+        >>> pictures = list(np.random.default_rng(0).integers(0, 256, (8, 40, 40, 3), np.uint8))
+        >>> archive = smidgen.compress(
+        ...     network, pictures, size=300_000, input_shape=(3, 32, 32), preprocessing=smidgen.Preprocessing(32, 32)
+        ... )
+        >>> from smidgen.file import write
+        >>> 297_000 <= len(write(archive)) <= 300_000
         True
     """
-    archive = from_module(module, input_shape, preprocessing, labels)
-    plan = plan if isinstance(plan, Plan) else Plan.find(plan)
+    model = Model(module, input_shape, preprocessing, labels)
+    if plan is not None:
+        if size is not None or max_drop is not None:
+            raise InputError("give one of plan, size and max_drop")
+        return compress_by_plan(model, plan if isinstance(plan, Plan) else Plan.find(plan))
+    outcome = Outcome(Budget(size, max_drop, time.monotonic() + seconds))
+    if data is None:
+        raise InputError("data: pictures are needed to compress to a size or a loss of accuracy")
+    if isinstance(data, str | os.PathLike):
+        examples = examples_in(Path(data), model, pictures, seed)
+    else:
+        examples = split(data, None, pictures, seed)
+    squeeze_to_budget(model, examples, outcome, Settings(seed=seed, epochs=finetune))
+    if outcome.archive is None or not outcome.reached:
+        raise InputError(outcome.verdict())
+    return outcome.archive
+
+
+def compress_by_plan(model: Model, plan: Plan) -> Archive:
+    """The archive of a network, compressed after a plan; see ``compress``."""
+    archive = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     return replace(archive, tensors=transform(archive.weights(), plan))

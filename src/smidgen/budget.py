@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from smidgen.archive import Archive
 from smidgen.errors import InputError
+from smidgen.file import replace_file
 
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 
@@ -151,6 +154,33 @@ class Outcome:
         if self.on_better:
             self.on_better(archive, point)
 
+    def save_curve(self, path: Path) -> None:
+        """Writes every point that was tried, and the best, as JSON."""
+        points = [asdict(point) for point in sorted(self.curve, key=lambda point: point.bytes)]
+        text = json.dumps({"best": self.best and asdict(self.best), "reached": self.reached, "curve": points}, indent=1)
+        replace_file(path, lambda temporary: temporary.write_text(text + "\n"))
+
+    def verdict(self, interrupted: bool = False) -> str:
+        """One line: what was reached, and what was not."""
+        budget, best = self.budget, self.best
+        early = "interrupted: " if interrupted else "time is up: " if budget.over else ""
+        if best is None:
+            return f"{early}no file was made"
+        if budget.size is not None:
+            asked, found = f"{budget.size:,} bytes", f"{best.bytes:,} bytes"
+        else:
+            assert best.fidelity
+            kind = "top-1" if best.fidelity.labelled else "agreement"
+            asked = f"a drop of at most {budget.max_drop:g} points of {kind}"
+            found = f"a drop of {best.fidelity.drop:.2f} points with {best.bytes:,} bytes"
+        if not self.reached:
+            return f"{early}not reached: {asked}; the nearest is {found}"
+        harm = ""
+        if best.fidelity:
+            harm = f"; on {best.fidelity.pictures} held-out pictures KL {best.fidelity.kl:.4f} nats, "
+            harm += f"agreement {best.fidelity.agreement:.1f} %"
+        return f"{early}reached: {asked}, by {found}{harm}"
+
     @property
     def reached(self) -> bool:
         """Whether the best file is within the limit."""
@@ -186,9 +216,7 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
         low, high = (point, high) if _must_rise(budget, point) else (low, point)
 
 
-def _bracket(
-    budget: Budget, attempt: Callable[[float], Point], start: float
-) -> tuple[Point | None, Point | None]:
+def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) -> tuple[Point | None, Point | None]:
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
     rate = start
@@ -208,12 +236,12 @@ def _must_rise(budget: Budget, point: Point) -> bool:
 
 def _between(budget: Budget, low: Point, high: Point) -> float:
     """The next rate to try."""
-    part = 0.5
+    part, rates = 0.5, (math.log(low.nats_per_bit), math.log(high.nats_per_bit))
     if budget.size is not None and low.bytes > high.bytes:
         aim = math.log(budget.size * (1 - CLOSE / 2))
         part = (math.log(low.bytes) - aim) / (math.log(low.bytes) - math.log(high.bytes))
         part = min(max(part, 0.05), 0.95)
-    return low.nats_per_bit ** (1 - part) * high.nats_per_bit**part
+    return math.exp(rates[0] + part * (rates[1] - rates[0]))
 
 
 def _close_enough(outcome: Outcome) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from smidgen._core import ffi, lib
 from smidgen.errors import WeightError
 
-__all__ = ["Affine", "Code", "Rule", "Stats", "Table", "Trellis", "as_rows", "from_rows"]
+__all__ = ["Affine", "Code", "Elimination", "Rule", "Stats", "Table", "Trellis", "as_rows", "from_rows"]
 
 SYMBOL_LIMIT = 256
 """A code has at most this many distinct levels, so that a symbol fits in one byte of the file."""
@@ -22,6 +23,9 @@ SYMBOL_LIMIT = 256
 
 DAMPING = 0.003
 """Part of the mean diagonal that is added to the diagonal of a second moment: what few pictures show is not all there is."""
+
+OUTPUT_DAMPING = 4000
+"""The same for outputs, divided by the number of inputs seen: their correlations are slow to show."""
 
 TRELLIS_LIMIT = 16383
 """The levels of a trellis are twice its symbols, and fit in 16 bits."""
@@ -234,6 +238,48 @@ class Code:
         return isinstance(other, Code) and np.array_equal(self.symbols, other.symbols) and self.rule == other.rule
 
 
+class Elimination(NamedTuple):
+    """How an error in one place is best answered in later ones, for a harm that is a quadratic form of all errors.
+
+    Args:
+        order: the places, in the order in which they are decided.
+        feedback: float32; of an error at the i-th place, ``feedback[i, j]`` times as much is added to what the j-th
+            aims at, j > i.
+        remaining: what a squared error at each place then costs, in place of the diagonal of the form.
+
+    Source:
+        Frantar et al., "GPTQ", arXiv 2210.17323, as the factorisation form = U diag U^T of QuIP (arXiv 2307.13304,
+        theorem 1), U with a unit diagonal and zeros below it.
+    """
+
+    order: NDArray[np.intp]
+    feedback: NDArray[np.float32]
+    remaining: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, form: NDArray[np.float64], damping: float, order: NDArray[np.intp]) -> Elimination:
+        """The elimination of ``form`` plus ``damping`` times its mean diagonal on the diagonal.
+
+        Raises:
+            WeightError: the form is not finite, symmetric and positive.
+
+        Example:
+            >>> found = Elimination.of(np.array([[2.0, 1.0], [1.0, 2.0]]), 0.0, np.arange(2))
+            >>> found.feedback[0, 1], found.remaining
+            (np.float32(0.5), array([1.5, 2. ]))
+        """
+        mean = float(np.diagonal(form).mean())
+        damped = form[np.ix_(order, order)] + (1.0 if mean == 0 else damping * mean) * np.eye(len(form))
+        try:
+            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
+        except np.linalg.LinAlgError:
+            upper = np.full_like(form, np.nan)
+        if not np.isfinite(upper).all():
+            raise WeightError("statistics: a moment is not finite, symmetric and positive")
+        root = np.diagonal(upper)
+        return cls(order, np.ascontiguousarray(upper / root, np.float32), root**2)
+
+
 @dataclass(frozen=True, eq=False)
 class Stats:
     """What measuring learned about one weight tensor.
@@ -245,39 +291,35 @@ class Stats:
         sensitivity: mean squared gradient of the loss with respect to the layer's output, summed over its positions. An
             error e (one row for each output) in the weight costs sensitivity / 2 * trace(e second_moment e^T).
         samples: how many inputs were averaged.
+        output_moment: float64 of shape (outputs, outputs): the mean of g g^T over the gradients g of the loss with respect to
+            one output each, up to a factor; None if it was not measured.
     """
 
     second_moment: NDArray[np.float64]
     sensitivity: float
     samples: int
+    output_moment: NDArray[np.float64] | None = None
 
     @cached_property
-    def elimination(self) -> tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float64]]:
-        """How errors of some inputs' weights can be made up for by those of others: ``(order, feedback, remaining)``.
-
-        In ``order`` (of falling power), an error e[i] of one input's weight is best answered by adding ``feedback[j, i]``
-        times e[i] to the weight of every later input j. What an error of input j then costs is ``remaining[j]`` times its
-        square, in place of the diagonal of ``second_moment``. The moment is damped by a small part of its mean diagonal.
+    def input_elimination(self) -> Elimination:
+        """How errors in the weights of one input can be made up for by those of another.
 
         Raises:
-            WeightError: the second moment is not symmetric and positive, or not finite.
-
-        Source:
-            Frantar et al., "GPTQ", arXiv 2210.17323, as the factorisation moment = U diag U^T of QuIP (arXiv
-            2307.13304, theorem 1), U with a unit diagonal and zeros below it.
+            WeightError: the second moment is not finite, symmetric and positive.
         """
-        diagonal = np.diagonal(self.second_moment)
-        order = np.argsort(-diagonal, kind="stable")
-        damping = DAMPING * float(diagonal.mean()) or 1.0
-        damped = self.second_moment[np.ix_(order, order)] + damping * np.eye(diagonal.size)
-        try:
-            upper = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]
-        except np.linalg.LinAlgError:
-            raise WeightError("statistics: the second moment is not symmetric and positive") from None
-        if not np.isfinite(upper).all():
-            raise WeightError("statistics: the second moment is not finite")
-        root = np.diagonal(upper)
-        return order, np.ascontiguousarray((upper / root).T, np.float32), root**2
+        return Elimination.of(self.second_moment, DAMPING, np.argsort(-np.diagonal(self.second_moment), kind="stable"))
+
+    @cached_property
+    def output_elimination(self) -> Elimination | None:
+        """The same for outputs, in their own order; None if the output moment was not measured.
+
+        Raises:
+            WeightError: the output moment is not finite, symmetric and positive.
+        """
+        if self.output_moment is None:
+            return None
+        damping = OUTPUT_DAMPING / max(1, self.samples)
+        return Elimination.of(self.output_moment, damping, np.arange(len(self.output_moment)))
 
     def importance(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
         """How much a squared error of each weight harms the output, up to a factor: the mean square of its input.

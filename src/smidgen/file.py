@@ -36,7 +36,7 @@ __all__ = [
     "write",
 ]
 
-SMALLEST = ("raw", "bitpack", "rans", "adaptive")
+SMALLEST = ("raw", "bitpack", "rans", "adaptive", "mixed")
 """Every plane is coded by each of these and keeps the shortest."""
 
 FAST = ("raw", "rans")

@@ -43,7 +43,7 @@ def layers(module: nn.Module) -> dict[str, _Layer]:
         ['0.weight', '2.weight']
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found = {}
+    found: dict[str, _Layer] = {}
     for layer in module.modules():
         if isinstance(layer, (*_Convolution, nn.Linear)) and id(layer.weight) in names:
             found.setdefault(names[id(layer.weight)], layer)
@@ -141,6 +141,7 @@ class _Sums:
         self.layer = layer
         self.activity = torch.zeros(inputs, inputs, dtype=torch.float64)
         self.fisher = torch.zeros(inputs, inputs, dtype=torch.float64)
+        self.outputs = torch.zeros(layer.weight.shape[0], layer.weight.shape[0], dtype=torch.float64)
         self.positions = 0
         self.calls: list[_Call] = []
 
@@ -161,9 +162,13 @@ class _Sums:
                 # the same sum by the positions, which are fewer than the outputs: a linear layer has one
                 weighted = torch.bmm(torch.bmm(g, g.transpose(1, 2)), x)
                 self.fisher += (flat.T @ weighted.reshape(-1, inputs)).double()
+                answered = torch.bmm(torch.bmm(x, x.transpose(1, 2)), g)
+                self.outputs += (torch.einsum("btm,btn->mn", g, answered)).double()
             else:
                 gradient = torch.bmm(g.transpose(1, 2), x).reshape(-1, inputs)
                 self.fisher += (gradient.T @ gradient).double()
+                by_output = gradient.reshape(n, -1, inputs)
+                self.outputs += torch.einsum("bmi,bni->mn", by_output, by_output).double()
 
     def stats(self, samples: int) -> Stats:
         activity = (self.activity / self.positions).numpy()
@@ -173,7 +178,8 @@ class _Sums:
         moment = activity
         if sensitivity:
             moment = ACTIVITY * activity + (1 - ACTIVITY) / sensitivity * fisher
-        return Stats((moment + moment.T) / 2, sensitivity, samples)
+        outputs = (self.outputs / samples).numpy()
+        return Stats((moment + moment.T) / 2, sensitivity, samples, (outputs + outputs.T) / 2)
 
 
 @dataclass(eq=False)
@@ -194,7 +200,7 @@ def _watched(module: nn.Module, sums: dict[int, _Sums]) -> Iterator[None]:
         call = _Call(inputs[0].detach())
         total.calls.append(call)
         output = output + anchor  # so that there is a gradient, though no parameter asks for one
-        output.register_hook(lambda gradient: setattr(call, "gradient", gradient))
+        output.register_hook(lambda gradient: setattr(call, "gradient", gradient))  # type: ignore[no-untyped-call]
         return output
 
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -262,7 +268,7 @@ def _patches(x: Tensor, layer: _Layer) -> Tensor:
     if x.ndim == axes + 1:
         x = x[None]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)  # type: ignore[arg-type]
+    x = functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
     for axis, (kernel, stride, spread) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
         x = x.unfold(2 + axis, (kernel - 1) * spread + 1, stride)[..., ::spread]
     # (n, channels, positions..., kernel...) to (n, groups, positions, channels of a group and kernel)

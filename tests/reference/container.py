@@ -11,11 +11,30 @@ from tests.reference import Plane, require
 from tests.reference.adaptive import decode_adaptive, encode_adaptive
 from tests.reference.bits import decode_bitpack, decode_raw, encode_bitpack, encode_raw
 from tests.reference.huffman import decode_huffman, decode_relative, encode_huffman, encode_relative
+from tests.reference.mixed import decode_mixed, encode_mixed
 from tests.reference.rans import decode_rans, encode_rans
 from tests.reference.text import decode_text, encode_text
 
-ENCODERS = (encode_raw, encode_bitpack, encode_huffman, encode_relative, encode_rans, encode_adaptive, encode_text)
-DECODERS = (decode_raw, decode_bitpack, decode_huffman, decode_relative, decode_rans, decode_adaptive, decode_text)
+ENCODERS = (
+    encode_raw,
+    encode_bitpack,
+    encode_huffman,
+    encode_relative,
+    encode_rans,
+    encode_adaptive,
+    encode_text,
+    encode_mixed,
+)
+DECODERS = (
+    decode_raw,
+    decode_bitpack,
+    decode_huffman,
+    decode_relative,
+    decode_rans,
+    decode_adaptive,
+    decode_text,
+    decode_mixed,
+)
 TYPE_SIZES = {1: 4, 2: 8, 3: 2, 4: 1, 5: 2, 6: 4, 7: 8, 8: 1, 9: 2, 10: 4, 11: 8, 12: 1}
 ARRAY, AFFINE, TABLE, TRELLIS = range(4)
 
@@ -93,7 +112,7 @@ def records(data: bytes) -> list[Record]:
         require(symbols <= min(2**32, 16384 * len(data)), "too many symbols")
         for i in range(blocks):
             codec, size = cursor.number("B"), cursor.number("I")
-            require(codec <= 6 and used + size <= len(payload), "block")
+            require(codec <= 7 and used + size <= len(payload), "block")
             record.planes.append(decode(codec, plane_of(record, i), payload[used : used + size]))
             used += size
         require(record.type != 12 or set(record.planes[0]) <= {0, 1}, "truth values")

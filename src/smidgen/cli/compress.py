@@ -1,42 +1,94 @@
-"""``smidgen compress``: a model and a plan in, one file out."""
+"""``smidgen compress``: a model and a plan, or a model, pictures and a limit in; one file out."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, json_option
+from smidgen.cli.output import echo_json, json_option, progress
+
+if TYPE_CHECKING:
+    from smidgen.budget import Outcome
 
 __all__ = ["compress"]
 
 
 @click.command()
 @click.argument("model")
-@click.option("--plan", "plan_name", required=True, help="A TOML file, or the name of a plan that ships with smidgen.")
+@click.option("--plan", "plan_name", help="A TOML file, or the name of a plan that ships with smidgen.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="A folder of pictures, without or with class sub-folders."
+)
+@click.option("--size", help="Bytes that the file must not exceed: 400KB is 400,000 bytes, 400KiB 409,600.")
+@click.option("--max-drop", type=float, help="Points that may be lost: of top-1 with labels, of agreement without.")
+@click.option("--finetune", default=0, show_default=True, type=click.IntRange(0), help="Epochs of distillation.")
+@click.option("--budget", help="Stop after this time with the best file so far: 90s, 10m, 1.5h.")
+@click.option(
+    "--pictures", default=2000, show_default=True, type=click.IntRange(1), help="Calibrate on at most so many."
+)
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same bytes.")
 @click.option("--codec", default="smallest", show_default=True, help="smallest, fast (rans), or one codec by name.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
 )
 @json_option
-def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool) -> None:
-    """Compresses MODEL after a plan and writes one .smidgen file.
+def compress(
+    model: str,
+    plan_name: str | None,
+    data: Path | None,
+    size: str | None,
+    max_drop: float | None,
+    finetune: int,
+    budget: str | None,
+    pictures: int,
+    seed: int,
+    codec: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    """Compresses MODEL to a size, to a loss of accuracy, or after a plan, and writes one .smidgen file.
 
     MODEL is a name of the zoo (squeezenet1_1) or package.module:function that returns a torch.nn.Module.
 
     \b
-    smidgen compress squeezenet1_1 --plan small -o small.smidgen
-    smidgen compress my_package.nets:build --plan my_plan.toml -o small.smidgen
+    smidgen compress squeezenet1_1 --data photos/ --size 400KB -o small.smidgen
+    smidgen compress squeezenet1_1 --data photos/ --max-drop 0.5 -o small.smidgen
+    smidgen compress my_package.nets:build --plan small -o small.smidgen
+
+    With pictures (no labels are needed) the network is measured, and squeezed until the file has the size, or loses
+    what it may: a fifth of the pictures, at most 400, is held out to judge by. The best file so far is kept whenever
+    this is interrupted, and every file that was tried is in OUTPUT.curve.json.
     """
-    from smidgen.api import compress as compress_module
+    limits = [
+        name for name, value in (("--plan", plan_name), ("--size", size), ("--max-drop", max_drop)) if value is not None
+    ]
+    if len(limits) != 1:
+        raise click.UsageError(
+            f"give one of --size, --max-drop and --plan{', not ' + ' and '.join(limits) if limits else ''}"
+        )
+    if plan_name is not None:
+        if data or finetune or budget:
+            raise click.UsageError("--data, --finetune and --budget go with --size or --max-drop, not with --plan")
+        _by_plan(model, plan_name, codec, output, as_json)
+        return
+    if data is None:
+        raise click.UsageError("--size and --max-drop need --data, a folder of pictures (labels are not needed)")
+    _by_limit(model, data, (size, max_drop, budget), (finetune, pictures, seed), codec, output, as_json)
+
+
+def _by_plan(model: str, plan_name: str, codec: str, output: Path, as_json: bool) -> None:
+    from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
     from smidgen.file import codecs_named
     from smidgen.plan import Plan
     from smidgen.read import read_model
 
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
-    loaded = read_model(model)
-    archive = compress_module(loaded.module, plan, loaded.input_shape, loaded.preprocessing, loaded.labels)
+    archive = compress_by_plan(read_model(model), plan)
     weights = sum(weight.size for weight in archive.weights().values())
     if not weights:
         raise ModelError(f"{model}: has no weights, so there is nothing to compress")
@@ -44,7 +96,75 @@ def compress(model: str, plan_name: str, codec: str, output: Path, as_json: bool
     if as_json:
         echo_json({"file": str(output), "bytes": size, "original_bytes": original, "weights": weights})
         return
-    click.echo(
-        f"{output}: {size:,} bytes, {original / size:.2f} times smaller than {original:,} bytes of float32 weights, "
-        f"{8 * size / weights:.2f} bits per weight"
+    click.echo(_summary(output, size, weights))
+
+
+def _summary(output: Path, size: int, weights: int) -> str:
+    return (
+        f"{output}: {size:,} bytes, {4 * weights / size:.2f} times smaller than {4 * weights:,} bytes of float32 "
+        f"weights, {8 * size / weights:.2f} bits per weight"
     )
+
+
+def _by_limit(
+    model: str,
+    data: Path,
+    limits: tuple[str | None, float | None, str | None],
+    work: tuple[int, int, int],
+    codec: str,
+    output: Path,
+    as_json: bool,
+) -> None:
+    from smidgen.archive import Archive
+    from smidgen.budget import Budget, Outcome, Point, parse_seconds, parse_size
+    from smidgen.errors import InputError
+    from smidgen.file import codecs_named
+    from smidgen.pipeline import Settings, examples_in, squeeze_to_budget
+    from smidgen.read import read_model
+
+    size, max_drop, seconds = limits
+    finetune, pictures, seed = work
+    start = time.monotonic()
+    try:
+        deadline = start + parse_seconds(seconds) if seconds else float("inf")
+        budget = Budget(parse_size(size) if size else None, max_drop, deadline)
+    except InputError as error:
+        raise click.UsageError(str(error)) from None
+    codecs = codecs_named(codec)
+
+    def keep(archive: Archive, point: Point) -> None:
+        archive.save(output, codecs)
+
+    loaded = read_model(model)
+    examples = examples_in(data, loaded, pictures, seed)
+    outcome = Outcome(budget, on_better=keep)
+    settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"))
+    interrupted = False
+    try:
+        squeeze_to_budget(loaded, examples, outcome, settings, progress, lambda line: click.echo(line, err=True))
+    except KeyboardInterrupt:
+        interrupted = True
+    _finish(outcome, output, interrupted, as_json)
+
+
+def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) -> None:
+    """The curve beside the file, and one last line that says what was reached and what was not."""
+    from smidgen.errors import InputError
+
+    best, archive = outcome.best, outcome.archive
+    if best is None or archive is None:
+        raise InputError("stopped before the first file was made; nothing that existed was changed")
+    curve = Path(f"{output}.curve.json")
+    outcome.save_curve(curve)
+    size = output.stat().st_size
+    weights = sum(weight.size for weight in archive.weights().values())
+    verdict = outcome.verdict(interrupted)
+    if as_json:
+        points = [asdict(point) for point in outcome.curve]
+        report = {"file": str(output), "bytes": size, "original_bytes": 4 * weights, "weights": weights}
+        echo_json({**report, "reached": outcome.reached, "verdict": verdict, "best": asdict(best), "curve": points})
+    else:
+        click.echo(_summary(output, size, weights))
+        click.echo(verdict)
+    if not outcome.reached:
+        raise SystemExit(1)

@@ -84,6 +84,7 @@ CODECS = {
         Codec("rans", lib.SMIDGEN_RANS),
         Codec("adaptive", lib.SMIDGEN_ADAPTIVE),
         Codec("text", lib.SMIDGEN_TEXT),
+        Codec("mixed", lib.SMIDGEN_MIXED),
     )
 }
 

@@ -11,13 +11,14 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.api import compress
+from smidgen.api import compress_by_plan
 from smidgen.archive import open_archive
 from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
 from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
 from smidgen.errors import InputError
 from smidgen.file import codecs_named
+from smidgen.plan import Plan
 from smidgen.read import read_model
 from smidgen.run import Answer, Runner
 from smidgen.run.evaluate import evaluate
@@ -64,7 +65,7 @@ def run_demo(folder: Path) -> None:
     for plan, codec, what in FILES:
         path = folder / f"{plan}{'' if codec == 'smallest' else f'-{codec}'}.smidgen"
         start = time.perf_counter()
-        archive = compress(model.module, plan, model.input_shape, model.preprocessing, model.labels)
+        archive = compress_by_plan(model, Plan.find(plan))
         size = archive.save(path, codecs_named(codec))
         click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({what})", err=True)
         paths.append(path)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen._core import ffi, lib
-from smidgen.code import Code, Stats, Trellis, as_rows
-from smidgen.errors import PlanError
+from smidgen.code import Code, Elimination, Stats, Trellis, as_rows
+from smidgen.errors import PlanError, WeightError
 from smidgen.methods.base import FloatArray, Method, checked
 
 __all__ = ["Squeeze"]
@@ -69,51 +69,62 @@ class Squeeze(Method):
         rows = as_rows(weight, 0)
         stats = stats or Stats(np.eye(rows.shape[1]), 2.0, 0)
         stats.importance(weight)  # raises where they do not fit
-        order, feedback, moment = stats.elimination
+        inputs, outputs = stats.input_elimination, stats.output_elimination or _independent(len(rows))
+        if len(outputs.order) != len(rows):
+            raise WeightError(f"statistics of {len(outputs.order)} outputs do not fit a weight of shape {weight.shape}")
         # half the second derivative, for the weights of an input, once later inputs have made up for what they can
-        harm = np.maximum(stats.sensitivity * moment / 2 / self.nats_per_bit, 1e-30)
-        columns = np.ascontiguousarray(rows.T[order])
-        scale = self._scale(columns, harm)
+        harm = np.maximum(stats.sensitivity * inputs.remaining / 2 / self.nats_per_bit, 1e-30)
+        row_harm = outputs.remaining / math.exp(np.log(outputs.remaining).mean())
+        columns = np.ascontiguousarray(rows.T[inputs.order])
+        scale = _scale(columns, harm)
         costs = _laplace(float(np.abs(columns).mean()) / (2 * scale))
         for _ in range(PASSES):
-            chosen = _feed_back(columns, feedback, harm, scale, costs)
+            chosen = _feed_back(columns, (inputs.feedback, harm), (outputs.feedback, row_harm), scale, costs)
             symbols = np.empty(rows.shape, np.int16)
-            symbols[:, order] = chosen.T
+            symbols[:, inputs.order] = chosen.T
             code = Code(symbols.reshape(weight.shape), Trellis(scale))
             costs = _costs(code, costs)
         return code
 
-    def _scale(self, columns: FloatArray, harm: NDArray[np.float64]) -> float:
-        """By theory, but no smaller than what lets the largest weight have a symbol."""
-        largest = float(np.abs(columns).max())
-        scale = STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2)
-        return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), SMALLEST_SCALE)))
+
+def _independent(count: int) -> Elimination:
+    return Elimination(np.arange(count), np.eye(count, dtype=np.float32), np.ones(count))
+
+
+def _scale(columns: FloatArray, harm: NDArray[np.float64]) -> float:
+    """By theory, but no smaller than what lets the largest weight have a symbol."""
+    largest = float(np.abs(columns).max())
+    scale = STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2)
+    return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), SMALLEST_SCALE)))
 
 
 def _feed_back(
-    columns: FloatArray, feedback: FloatArray, harm: NDArray[np.float64], scale: float, costs: FloatArray
+    columns: FloatArray,
+    inputs: tuple[FloatArray, NDArray[np.float64]],
+    outputs: tuple[FloatArray, NDArray[np.float64]],
+    scale: float,
+    costs: FloatArray,
 ) -> NDArray[np.int16]:
     """The symbols of all columns: shape (inputs, outputs), as ``columns``."""
     count, rows = columns.shape
     targets, errors, symbols = columns.copy(), np.empty_like(columns), np.empty(columns.shape, np.int16)
-    trace = ffi.new("smidgen_trace[]", 8 * rows)
+    aims = np.empty(rows, np.float32)
+    feedback, harm = inputs
     for start in range(0, count, BLOCK):
         block = slice(start, min(start + BLOCK, count))
+        # what the struct points at must live as long as it does
+        held = [costs, np.ascontiguousarray(feedback[block, block]), harm[block].astype(np.float32), outputs[0]]
+        pointers = [_floats(array) for array in (*held, outputs[1].astype(np.float32))]
+        settings = ffi.new("smidgen_squeeze *", (rows, block.stop - start, scale, LIMIT, *pointers))
         lib.smidgen_trellis_squeeze(
-            rows,
-            block.stop - start,
-            _floats(np.ascontiguousarray(feedback[block, block])),
-            _floats(harm[block].astype(np.float32)),
-            scale,
-            _floats(costs),
-            LIMIT,
+            settings,
             _floats(columns[block]),
             _floats(targets[block]),
             ffi.from_buffer("int16_t[]", symbols[block]),
             _floats(errors[block]),
-            trace,
+            _floats(aims),
         )
-        targets[block.stop :] += feedback[block.stop :, block] @ errors[block]
+        targets[block.stop :] += feedback[block, block.stop :].T @ errors[block]
     return symbols
 
 
