@@ -1,6 +1,6 @@
 """The curve of size and harm of squeezing without fine-tuning, beside NNCodec's.
 
-    python benchmarks/squeeze.py PHOTOS PICTURES [--calibrate 2000] [--sizes 574262,...]
+    python benchmarks/squeeze.py PHOTOS PICTURES [--calibrate 2000] [--out FOLDER]
 
 Calibrates on the photographs in PHOTOS, and measures on the pictures in PICTURES, which it never calibrates on.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from smidgen.archive import open_archive
-from smidgen.budget import Budget, Outcome, search
+from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.pipeline import Reference, Squeezer, examples_in, measured
 from smidgen.read import from_module, read_model
 from smidgen.run.evaluate import evaluate
@@ -59,16 +59,13 @@ def main() -> None:
     print(f"{'fp32':>13} {'':>7} {'':>14} {'':>6} {'':>7} {results[0].top1:6.2f}")
     for (size, kl), path, result in zip(RIVAL, paths, results[1:], strict=True):
         mine = path.stat().st_size
-        print(
-            f"{size:13,} {kl:7.4f} {mine:14,} {mine / size:6.3f} {result.kl:7.4f} {result.top1:6.2f} {result.agreement:9.2f}"
-        )
+        found = f"{result.kl:7.4f} {result.top1:6.2f} {result.agreement:9.2f}"
+        print(f"{size:13,} {kl:7.4f} {mine:14,} {mine / size:6.3f} {found}")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
 def attempt(squeezer, reference, outcome, rate):
     archive, size = squeezer(rate)
-    from smidgen.budget import Point
-
     return outcome.add(archive, Point(rate, size))
 
 

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from smidgen.archive import Archive, Label, Preprocessing
-from smidgen.code import Affine, Code, Table
+from smidgen.code import Affine, Code, Table, Trellis
 from smidgen.codecs import CODECS
 from smidgen.file import SECTIONS
 
@@ -98,7 +98,7 @@ class CodeRecord:
     """A record of the index for a code; as it stands a valid one: two signs with one scale."""
 
     name: bytes = b"w"
-    table: bool = False
+    rule: int = 1
     shape: tuple[int, ...] = (2, 2)
     first: int = -1
     step: int = 2
@@ -111,10 +111,10 @@ class CodeRecord:
 
     def build(self) -> bytes:
         """The bytes."""
-        record = struct.pack("<B", len(self.name)) + self.name + struct.pack("<B", 2 if self.table else 1)
+        record = struct.pack("<B", len(self.name)) + self.name + struct.pack("<B", self.rule)
         record += struct.pack(f"<B{len(self.shape)}I", len(self.shape), *self.shape)
         record += struct.pack("<hHBHBI", self.first, self.step, self.levels - 1, self.zero, self.axis, self.columns)
-        record += b"" if self.table else struct.pack("<B", self.has_zero)
+        record += struct.pack("<B", self.has_zero) if self.rule == 1 else b""
         return record + b"".join(struct.pack("<BI", *block) for block in self.blocks)
 
 
@@ -162,6 +162,7 @@ def small_archive() -> Archive:
         "count": np.array(70000, np.int64),
         "truth": rng.integers(0, 2, 9).astype(np.bool_),
         "nothing": np.zeros((0, 3), np.float32),
+        "trellis": Code(symbols((9, 8), -6, 6), Trellis(0.03125)),
     }
     picture = Preprocessing(8, 8, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
     labels = tuple(Label(f"n{i:08}", f"thing {i}") for i in range(6))
@@ -173,7 +174,7 @@ def real_files() -> Iterator[tuple[str, bytes]]:
     from smidgen.file import SMALLEST, write
 
     archive = small_archive()
-    for codecs in (SMALLEST, ("huffman",), ("relative",), ("rans",), ("adaptive",), ("text",)):
+    for codecs in (SMALLEST, ("huffman",), ("relative",), ("rans",), ("adaptive",), ("text",), ("mixed",)):
         yield codecs[-1] if len(codecs) == 1 else "smallest", write(archive, codecs)
     yield "plain", with_raw_texts(write(archive))
     yield "empty", write(replace(archive, graph=b"", tensors={}, labels=()))
@@ -214,7 +215,7 @@ def mutate_parts(data: bytes, rng: random.Random) -> bytes:
         name = rng.choice(SECTIONS)
         kind = rng.randrange(8)
         if kind == 0:
-            parts = replace(parts, codecs={**parts.codecs, name: rng.randrange(9)})
+            parts = replace(parts, codecs={**parts.codecs, name: rng.randrange(10)})
         elif kind == 1 and name != "payload":
             size = rng.choice((parts.sizes[name] + 1, max(0, parts.sizes[name] - 1), rng.randrange(2**32)))
             parts = replace(parts, sizes={**parts.sizes, name: size})

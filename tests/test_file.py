@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 
 import smidgen
 from smidgen.archive import Archive, Label, Preprocessing
-from smidgen.code import Affine, Code, Rule, Table
+from smidgen.code import Affine, Code, Rule, Table, Trellis
 from smidgen.codecs import CODECS
 from smidgen.errors import FormatError, InputError, WeightError
 from smidgen.file import FAST, SMALLEST, TYPES, inspect, read, section_sizes, write
 from tests.reference import container as reference
 
 GOLDEN = Path(__file__).parent / "golden"
+KINDS = ("array", "table tensor", "table axis", "signs axis", "affine tensor", "affine axis", "trellis")
 
 
 def code(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Code:
@@ -32,6 +33,8 @@ def code(rng: np.random.Generator, shape: tuple[int, ...], kind: str) -> Code:
     rows = 1 if axis is None else shape[axis]
     per_row = int(np.prod(shape)) // rows
     rule: Rule
+    if kind == "trellis":
+        return Code(rng.integers(-20, 21, shape).astype(np.int16), Trellis(float(np.float32(rng.lognormal()))))
     if kind.startswith("table"):
         levels = int(rng.integers(1, 40))
         rule = Table(np.sort(rng.normal(size=(rows, levels)).astype(np.float32), axis=1), axis)
@@ -52,16 +55,15 @@ def archives(draw: st.DrawFn) -> Archive:
     tensors: dict[str, Code | NDArray[Any]] = {}
     names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
     for name in draw(st.lists(names, max_size=4, unique=True)):
-        kind = draw(
-            st.sampled_from(["array", "table tensor", "table axis", "signs axis", "affine tensor", "affine axis"])
-        )
+        kind = draw(st.sampled_from(KINDS))
         if kind == "array":
             shape = tuple(draw(st.lists(st.integers(0, 4), max_size=8)))
             dtype = np.dtype(draw(st.sampled_from(TYPES[1:])))
             raw = rng.integers(0, 2 if dtype.kind == "b" else 256, (int(np.prod(shape)), dtype.itemsize))
             tensors[name] = raw.astype(np.uint8).reshape(-1).view(dtype).reshape(shape)
         else:
-            tensors[name] = code(rng, tuple(draw(st.lists(st.integers(1, 4), max_size=6))), kind)
+            least = 1 if kind == "trellis" else 0
+            tensors[name] = code(rng, tuple(draw(st.lists(st.integers(1, 4), min_size=least, max_size=6))), kind)
     plain = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\t\n"), max_size=12)
     labels = draw(st.lists(st.builds(Label, plain, plain), max_size=3))
     sizes, numbers = st.integers(1, 999), st.tuples(*[st.floats(-300, 300)] * 3)

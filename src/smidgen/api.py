@@ -45,8 +45,8 @@ def compress(
 
     Args:
         module: the network; it is not changed.
-        data: a folder of pictures, or pictures: files, or uint8 arrays of shape (height, width, 3). No labels are needed;
-            a folder may have sub-folders named by ``labels``. Not used with a plan.
+        data: a folder of pictures, or pictures: files, or uint8 arrays of shape (height, width, 3). No labels are
+            needed; a folder may have sub-folders named by ``labels``. Not used with a plan.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
         size: bytes that the saved file must not exceed.
         max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.

@@ -1,4 +1,4 @@
-"""The search: the exchange rate of harm and bits is turned until the file has the size, or does the harm, that was asked."""
+"""The search: the exchange rate of harm and bits is turned until the file is as small, or as good, as was asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from smidgen.file import replace_file
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 
 CLOSE = 0.003
-"""The search is over when the file is at most this part under the size, or when rates this near to each other differ."""
+"""The search ends when the file is at most this part under the size, or when rates this near to each other differ."""
 
 LEAST, MOST = 1e-12, 1e2
 TRIALS = 24

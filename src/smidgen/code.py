@@ -22,7 +22,7 @@ SYMBOL_LIMIT = 256
 
 
 DAMPING = 0.003
-"""Part of the mean diagonal that is added to the diagonal of a second moment: what few pictures show is not all there is."""
+"""Part of its mean that is added to the diagonal of a second moment: what few pictures show is not all there is."""
 
 OUTPUT_DAMPING = 4000
 """The same for outputs, divided by the number of inputs seen: their correlations are slow to show."""
@@ -124,10 +124,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Trellis:
-    """The rule of dependent quantization: ``value = level * scale``, two grids of levels that take turns.
+    """The rule of dependent quantization: ``value = level * scale``, two grids of levels take turns.
 
-    Grid 0 holds the even levels (symbol k means 2 k), grid 1 the odd ones and zero (2 k less the sign of k). Which one a
-    weight has depends on the parities of the symbols above it: a state of 0..7 goes down axis 0, for every position
+    Grid 0 holds the even levels (symbol k means 2 k), grid 1 the odd ones and zero (2 k less the sign of k). Which one
+    a weight has depends on the parities of the symbols above it: a state of 0..7 goes down axis 0, for every position
     in the other axes on its own.
 
     Args:
@@ -291,8 +291,8 @@ class Stats:
         sensitivity: mean squared gradient of the loss with respect to the layer's output, summed over its positions. An
             error e (one row for each output) in the weight costs sensitivity / 2 * trace(e second_moment e^T).
         samples: how many inputs were averaged.
-        output_moment: float64 of shape (outputs, outputs): the mean of g g^T over the gradients g of the loss with respect to
-            one output each, up to a factor; None if it was not measured.
+        output_moment: float64 of shape (outputs, outputs): how much errors of two outputs harm together, up to a
+            factor; None if it was not measured.
     """
 
     second_moment: NDArray[np.float64]

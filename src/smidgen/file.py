@@ -86,6 +86,7 @@ class TensorInfo:
         levels: size of the alphabet of a code; 0 for an array.
         codec: of the symbols (of an array: of its first plane).
         stored: bytes in the payload, parameters of the rule included.
+        harm: nats of divergence that this tensor's code alone caused in the original network; None if it is not known.
     """
 
     name: str
@@ -94,6 +95,7 @@ class TensorInfo:
     levels: int
     codec: str
     stored: int
+    harm: float | None = None
 
     @property
     def elements(self) -> int:
@@ -262,9 +264,11 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         FormatError: the bytes are not a valid file of this version.
     """
     try:
-        records = _open(data)[3]
+        _, texts, _, records = _open(data)
+        metadata = _parse_metadata(texts["metadata"])[1]
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
+    harm = _harm(metadata, [name for name, t in records if t.rule == lib.SMIDGEN_TRELLIS])
     kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", lib.SMIDGEN_TRELLIS: "trellis"}
     return [
         TensorInfo(
@@ -274,9 +278,21 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
             t.levels if t.rule in kinds else 0,
             codec_by_id(t.codec[0]).name,
             sum(t.stored[0 : t.blocks]),
+            harm.get(name),
         )
         for name, t in records
     ]
+
+
+def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:
+    """What ``smidgen compress`` noted about each squeezed tensor, in nats; nothing if it noted nothing of this form."""
+    noted = metadata.get("squeezed")
+    micronats = noted.get("harm") if isinstance(noted, dict) else None
+    if not isinstance(micronats, list) or len(micronats) != len(squeezed):
+        return {}
+    if not all(isinstance(value, int) and 0 <= value < 10**12 for value in micronats):
+        return {}
+    return {name: value / 1e6 for name, value in zip(squeezed, micronats, strict=True)}
 
 
 def section_sizes(data: bytes) -> dict[str, int]:

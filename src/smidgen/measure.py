@@ -153,7 +153,7 @@ class _Sums:
         with torch.no_grad():
             x = torch.cat([_patches(call.x, self.layer) for call in calls], 2)
             g = torch.cat([_gradients(call.gradient, self.layer) for call in calls], 2)
-            n, groups, positions, inputs = x.shape
+            n, _, positions, inputs = x.shape
             flat = x.reshape(-1, inputs)
             self.activity += (flat.T @ flat).double()
             self.positions += len(flat)

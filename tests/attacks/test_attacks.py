@@ -35,6 +35,7 @@ HALF = struct.pack("<f", 0.5)
 PICTURE = {"height": 8, "width": 8, "channels": "RGB", "mean": [0, 0, 0], "std": [1, 1, 1], "resample": "bilinear"}
 
 LENGTH, SECTION, RECORD = "its length is not", "a section has", "record contradicts itself"
+SCALE = "the scale must be a positive"
 LIMIT, METADATA, LABEL = "claims more data", "the metadata is not what", "a label is not"
 NOT_UTF8, DAMAGED = "is not UTF-8", "damaged data"
 
@@ -49,8 +50,14 @@ def code(payload: bytes = b"\x05" + HALF, **changes: object) -> bytes:
 
 def table(**changes: object) -> bytes:
     """Two levels in the book and two in use, unless told otherwise."""
-    valid = CodeRecord(table=True, first=0, step=1, columns=2, blocks=((1, 1), *((0, 2),) * 4))
+    valid = CodeRecord(rule=2, first=0, step=1, columns=2, blocks=((1, 1), *((0, 2),) * 4))
     return index(replace(valid, **changes).build(), payload=b"\x05" + 8 * b"\0")
+
+
+def trellis(scale: float = 0.5, **changes: object) -> bytes:
+    """Two signs on a trellis, unless told otherwise."""
+    record = replace(CodeRecord(rule=3), **changes).build()
+    return index(record, payload=b"\x05" + struct.pack("<f", scale))
 
 
 def metadata(text: bytes) -> bytes:
@@ -82,7 +89,8 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "hole: a section too short": (lambda: Parts(lengths={"metadata": 3}).build(), LENGTH),
     "trailing bytes": (lambda: Parts(trailing=b"MZ").build(), LENGTH),
     "reserved bytes set": (lambda: Parts(reserved=256).build(), SECTION),
-    "unknown codec of a section": (lambda: Parts(codecs={"labels": 7}).build(), SECTION),
+    "unknown codec of a section": (lambda: Parts(codecs={"labels": 8}).build(), SECTION),
+    "latest codec of planes for a text": (lambda: Parts(codecs={"labels": 7}).build(), SECTION),
     "codec of planes for a text": (lambda: Parts(codecs={"graph": 4}).build(), SECTION),
     "coded payload": (lambda: Parts(codecs={"payload": 6}).build(), SECTION),
     "raw section of another size": (lambda: Parts({"labels": b"a\tb\n"}, sizes={"labels": 5}).build(), SECTION),
@@ -96,7 +104,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "name that is not UTF-8": (lambda: index(array_record(b"\xc0\xaf"), payload=b"\0"), NOT_UTF8),
     "name that is a surrogate": (lambda: index(array_record(b"\xed\xa0\x80"), payload=b"\0"), NOT_UTF8),
     "same name twice": (lambda: index(array_record(), array_record(), payload=b"\0\0"), "is there twice"),
-    "unknown rule": (lambda: index(b"\1w\3\0\0"), RECORD),
+    "unknown rule": (lambda: index(replace(CodeRecord(), rule=4).build(), payload=b"\x05" + HALF), RECORD),
     "unknown type": (lambda: index(array_record(kind=13), payload=b"\0"), RECORD),
     "type 0": (lambda: index(array_record(kind=0), payload=b"\0"), RECORD),
     "rank 9": (lambda: index(array_record(shape=(1,) * 9), payload=b"\0"), RECORD),
@@ -115,7 +123,7 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
         LIMIT,
     ),
     "parameter bomb": (lambda: table(shape=(2**16,), axis=0, columns=256), LIMIT),
-    "unknown codec of a plane": (lambda: index(array_record(blocks=((7, 1),)), payload=b"\0"), RECORD),
+    "unknown codec of a plane": (lambda: index(array_record(blocks=((8, 1),)), payload=b"\0"), RECORD),
     "record cut in its blocks": (lambda: index(array_record()[:-1], payload=b"\0"), RECORD),
     "overlap: a block past the payload": (lambda: index(array_record(blocks=((0, 2),)), payload=b"\0"), "do not fill"),
     "hole: payload that nothing uses": (lambda: index(array_record(), payload=b"\0\0"), "do not fill"),
@@ -135,10 +143,27 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "symbols before the codebook": (lambda: table(first=-1), RECORD),
     "codebook of none": (lambda: table(columns=0), RECORD),
     "codebook of 257": (lambda: table(columns=257), RECORD),
+    "trellis along an axis": (lambda: trellis(axis=0), RECORD),
+    "trellis of two scales": (lambda: trellis(columns=2), RECORD),
+    "trellis of one number": (lambda: trellis(shape=()), RECORD),
+    "trellis symbol below -16383": (lambda: trellis(first=-16384, step=1), RECORD),
+    "trellis symbol above 16383": (lambda: trellis(first=16382, step=2), RECORD),
+    "trellis scale of 0": (lambda: trellis(0.0), SCALE),
+    "trellis scale below 0": (lambda: trellis(-0.5), SCALE),
+    "trellis scale that is NaN": (lambda: trellis(float("nan")), SCALE),
+    "trellis scale that is infinite": (lambda: trellis(float("inf")), SCALE),
     # planes
     "symbol beyond the levels": (lambda: code(b"\x03" + HALF, levels=3, step=1), DAMAGED),
     "padding that is not zero": (lambda: code(b"\x85" + HALF), DAMAGED),
     "raw plane too short": (lambda: index(array_record(shape=(2,)), payload=b"\0"), DAMAGED),
+    "mixed plane of an unknown law": (
+        lambda: index(array_record(shape=(2,), blocks=((7, 1),)), payload=b"\x78"),
+        DAMAGED,
+    ),
+    "mixed plane that ends in a zero": (
+        lambda: index(array_record(shape=(2,), blocks=((7, 3),)), payload=b"\0\1\0"),
+        DAMAGED,
+    ),
     "plane of one level with bytes": (lambda: code(levels=1), DAMAGED),
     "truth that is 2": (lambda: index(array_record(kind=12), payload=b"\2"), "neither 0 nor 1"),
     # metadata
@@ -197,6 +222,7 @@ def test_helpers_build_valid_files() -> None:
     assert read(index(array_record(), payload=b"\7")).tensors["w"] == np.array([7])
     np.testing.assert_array_equal(read(code()).weights()["w"], np.array([[0.5, -0.5], [0.5, -0.5]]))
     np.testing.assert_array_equal(read(table()).weights()["w"], np.zeros((2, 2)))
+    np.testing.assert_array_equal(read(trellis()).weights()["w"], np.array([[1, -1], [1, -1]]))
     assert read(picture()).preprocessing is not None
 
 
@@ -235,6 +261,12 @@ def test_step_of_65535_is_valid() -> None:
     np.testing.assert_array_equal(
         read(code(first=-32768, step=65535)).weights()["w"], np.array([[32767, -32768]] * 2) * np.float32(0.5)
     )
+
+
+def test_widest_trellis_is_valid() -> None:
+    # level 2 x 16383 in the first row; after an odd symbol the state is 2, so the second row has even levels too
+    values = read(trellis(1.0, first=-16383, step=32766)).weights()["w"]
+    assert values.tolist() == [[32766, -32766], [32766, -32766]]
 
 
 def test_largest_claim_that_is_within_the_limit_decodes() -> None:

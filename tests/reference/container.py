@@ -115,6 +115,9 @@ def records(data: bytes) -> list[Record]:
             require(codec <= 7 and used + size <= len(payload), "block")
             record.planes.append(decode(codec, plane_of(record, i), payload[used : used + size]))
             used += size
+        if record.rule == TRELLIS:
+            scale = struct.unpack("<f", bytes(plane[0] for plane in record.planes[1:]))[0]
+            require(0 < scale < float("inf"), "scale")
         require(record.type != 12 or set(record.planes[0]) <= {0, 1}, "truth values")
         require(record.name not in [other.name for other in found], "a name twice")
         found.append(record)

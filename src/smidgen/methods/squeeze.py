@@ -63,6 +63,7 @@ class Squeeze(Method):
             raise PlanError(f"Squeeze: nats_per_bit must be a positive number, not {rate!r}")
 
     def __call__(self, weight: FloatArray, stats: Stats | None = None) -> Code:
+        """The code of ``weight``; see ``Method``. Without statistics all errors harm alike."""
         weight = checked(weight)
         if weight.ndim == 0:
             raise PlanError("Squeeze: a single number has no axis for a trellis; quantize it")
