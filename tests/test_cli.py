@@ -186,7 +186,9 @@ def test_same_input_same_bytes(nets: Path) -> None:
     assert Path("a.smidgen").read_bytes() == Path("b.smidgen").read_bytes()
 
 
-@pytest.mark.parametrize("codec", ["smallest", "fast", "raw", "bitpack", "huffman", "relative", "rans", "adaptive"])
+@pytest.mark.parametrize(
+    "codec", ["smallest", "fast", "raw", "bitpack", "huffman", "relative", "rans", "adaptive", "mixed"]
+)
 def test_every_codec_gives_the_same_network(nets: Path, codec: str) -> None:
     out = json.loads(run("compress", "nets:tiny", "--plan", "int8", "--codec", codec, "-o", "x.smidgen", "--json").out)
     assert out["bytes"] == Path("x.smidgen").stat().st_size
@@ -301,3 +303,154 @@ def test_a_link_stays_a_link(nets: Path) -> None:
 def test_a_demo_without_a_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "cannot be made" in run("demo", "-o", str(tmp_path / "file" / "x")).err
+
+
+SQUEEZABLE = """
+import torch
+from smidgen.archive import Preprocessing
+
+def small():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 16, 3, stride=2), torch.nn.ReLU(), torch.nn.Conv2d(16, 40, 3), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(40, 5),
+    )
+    with torch.no_grad():
+        net[6].weight *= 50
+    net.preprocessing = Preprocessing(12, 10, std=(60, 60, 60), mean=(110, 110, 110))
+    return net
+
+def without_preprocessing():
+    net = small()
+    del net.preprocessing
+    net.input_shape = (3, 12, 10)
+    return net
+"""
+
+
+@pytest.fixture
+def squeezable(nets: Path) -> Path:
+    """A small network that says what its pictures are, and a folder of 24 pictures."""
+    from PIL import Image
+    from tiny_network import pictures
+
+    (nets / "nets.py").write_text(SQUEEZABLE)
+    (nets / "photos").mkdir()
+    for number, picture in enumerate(pictures(24)):
+        Image.fromarray(picture).save(nets / "photos" / f"{number}.png")
+    return nets
+
+
+WITH_DATA = ("compress", "nets:small", "--data", "photos", "-o", "x.smidgen")
+
+
+def test_compress_to_a_size(squeezable: Path) -> None:
+    result = run(*WITH_DATA, "--size", "4KB")
+    assert result.status == 0, result.err
+    size = Path("x.smidgen").stat().st_size
+    assert 3_960 <= size <= 4_000
+    summary, verdict = result.out.splitlines()
+    assert summary.startswith(f"x.smidgen: {size:,} bytes, ")
+    assert verdict.startswith(f"reached: 4,000 bytes, by {size:,} bytes; on 4 held-out pictures KL ")
+    assert "measuring 6,392 weights on 20 pictures" in result.err
+    curve = json.loads(Path("x.smidgen.curve.json").read_text())
+    assert curve["reached"]
+    assert curve["best"]["bytes"] == size
+    assert smidgen.open("x.smidgen").runner(1)(np.zeros((1, 3, 12, 10), np.float32)).shape == (1, 5)
+    assert sorted(path.name for path in Path().iterdir() if path.name.startswith("x")) == [
+        "x.smidgen",
+        "x.smidgen.curve.json",
+    ]
+    assert "KL alone" in run("inspect", "x.smidgen").out
+    first = Path("x.smidgen").read_bytes()
+    report = json.loads(run(*WITH_DATA, "--size", "4000", "--json").out)
+    assert Path("x.smidgen").read_bytes() == first
+    assert (report["bytes"], report["reached"], report["weights"]) == (size, True, 6_448 + 5)
+    assert report["curve"] == json.loads(json.dumps(report["curve"]))
+    assert report["verdict"] == verdict
+
+
+def test_compress_to_a_drop_with_repair(squeezable: Path) -> None:
+    report = json.loads(run(*WITH_DATA, "--max-drop", "50", "--finetune", "1", "--budget", "5m", "--json").out)
+    assert report["reached"]
+    assert report["best"]["fidelity"]["drop"] <= 50
+    assert any(point["repaired"] for point in report["curve"])
+    assert Path("x.smidgen").stat().st_size == report["bytes"] == report["best"]["bytes"]
+    assert not Path("x.smidgen.checkpoint").exists()
+
+
+def test_impossible_size_keeps_the_nearest_and_is_status_1(squeezable: Path) -> None:
+    result = run(*WITH_DATA, "--size", "100B")
+    assert result.status == 1
+    size = Path("x.smidgen").stat().st_size
+    assert result.out.splitlines()[-1] == f"not reached: 100 bytes; the nearest is {size:,} bytes"
+    assert smidgen.open("x.smidgen").tensors
+    assert json.loads(Path("x.smidgen.curve.json").read_text())["reached"] is False
+
+
+def test_ctrl_c_keeps_the_best_file(squeezable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smidgen import pipeline
+
+    told, describe = [], pipeline.describe
+
+    def interrupting(point: object) -> str:
+        told.append(point)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        return describe(point)
+
+    monkeypatch.setattr(pipeline, "describe", interrupting)
+    result = run(*WITH_DATA, "--size", "100")
+    assert result.status == 1
+    size = Path("x.smidgen").stat().st_size
+    assert result.out.splitlines()[-1] == f"interrupted: not reached: 100 bytes; the nearest is {size:,} bytes"
+    assert len(json.loads(Path("x.smidgen.curve.json").read_text())["curve"]) == 2
+    assert "Traceback" not in result.err
+    told.clear()
+    monkeypatch.setattr(pipeline, "measure", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    before = Path("x.smidgen").read_bytes()
+    assert "stopped before the first file" in run(*WITH_DATA, "--size", "100").err
+    assert Path("x.smidgen").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give one of --size, --max-drop and --plan"),
+        (("--size", "4KB", "--max-drop", "1"), "not --size and --max-drop"),
+        (("--size", "4KB", "--plan", "int8"), "not --plan and --size"),
+        (("--size", "4KB", "--plan", "int8", "--max-drop", "1"), "not --plan and --size and --max-drop"),
+        (("--size", "4KB"), "need --data"),
+        (("--max-drop", "1"), "need --data"),
+        (("--plan", "int8", "--data", "photos"), "not with --plan"),
+        (("--plan", "int8", "--budget", "1m"), "not with --plan"),
+        (("--plan", "int8", "--finetune", "2"), "not with --plan"),
+        (("--data", "photos", "--size", "4 apples"), "size '4 apples': write a number"),
+        (("--data", "photos", "--size", "0"), "size '0': write a number"),
+        (("--data", "photos", "--size", "4KB", "--budget", "soon"), "time 'soon': write a number"),
+        (("--data", "photos", "--max-drop", "-1"), "give 0 to 100"),
+        (("--data", "photos", "--max-drop", "much"), "not a valid float"),
+        (("--data", "photos", "--size", "4KB", "--finetune", "-1"), "--finetune"),
+        (("--data", "photos", "--size", "4KB", "--pictures", "0"), "--pictures"),
+    ],
+)
+def test_wrong_usage_of_compress(squeezable: Path, arguments: tuple[str, ...], message: str) -> None:
+    Path("x.smidgen").write_text("before")
+    assert message in " ".join(fails(2, "compress", "nets:small", *arguments, "-o", "x.smidgen").split())
+    assert Path("x.smidgen").read_text() == "before"
+
+
+def test_bad_pictures_and_models_leave_the_output_as_it_was(squeezable: Path) -> None:
+    Path("x.smidgen").write_text("before")
+    Path("none").mkdir()
+    for model, folder, message in [
+        ("nets:small", "nowhere", "nowhere: no such folder"),
+        ("nets:small", "none", "no pictures in it"),
+        ("nets:absent", "photos", "no function 'absent'"),
+        ("nets:without_preprocessing", "photos", "not known how pictures become"),
+    ]:
+        result = run("compress", model, "--data", folder, "--size", "4KB", "-o", "x.smidgen")
+        assert result.status == 1
+        assert message in result.err.splitlines()[-1]
+        assert result.out == ""
+        assert Path("x.smidgen").read_text() == "before"

@@ -116,7 +116,7 @@ class Budget:
             return one.fidelity.drop < other.fidelity.drop
         if not self.allows(one):
             return one.bytes < other.bytes
-        if one.fidelity and other.fidelity and one.repaired != other.repaired:
+        if one.fidelity and other.fidelity and (one.repaired or other.repaired):
             return one.fidelity.kl < other.fidelity.kl
         return one.bytes > other.bytes
 

@@ -46,8 +46,9 @@ BATCH = 10
 HELD_OUT = 400
 PROBED = 64
 FIRST_RATE = 1e-7
-EXPLAIN_TRIES = 20
-AFTER_REPAIR = 0.9
+AFTER_REPAIR = 0.92
+"""Part of the smallest file that lost little enough, from which distillation tries to win back what is lost."""
+
 BIAS = Quantize(bits=6)
 """For the biases of squeezed layers; on SqueezeNet it alone costs 0.00001 nats."""
 
@@ -251,55 +252,34 @@ def _repair(
     progress: Progress,
     say: Callable[[str], None],
 ) -> None:
-    """Squeezes again, distilling between layers: to the size, or to nine tenths of the smallest file that passed."""
-    best, archive, budget = outcome.best, outcome.archive, outcome.budget
+    """Distils the original into the best file of the search, and adds what comes out of each epoch."""
+    best, archive = outcome.best, outcome.archive
     assert best
     assert archive
     assert model.preprocessing
-    size = budget.size or int(best.bytes * AFTER_REPAIR)
-    codes = {name: code for name, code in archive.tensors.items() if name in squeezer.stats and isinstance(code, Code)}
-    harm = {
-        name: expected_harm(squeezer.original.tensors[name], code, squeezer.stats[name]) for name, code in codes.items()
-    }
-    rate = best.nats_per_bit
+    pictures, rate = examples.calibration, best.nats_per_bit
+    if outcome.budget.size is None:
+        smaller = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR))))
+        search(smaller, lambda tried: smaller.add(*_weighed(squeezer, tried)), rate)
+        assert smaller.archive
+        assert smaller.best
+        archive, rate = smaller.archive, smaller.best.nats_per_bit
+    say(f"distilling {settings.epochs} epochs on {len(pictures):,} pictures")
 
-    def squeeze(state: Archive) -> Archive:
-        nonlocal rate
-        inner = Outcome(Budget(size=size))
-        partial = replace(squeezer, original=state)
-        search(inner, lambda tried: inner.add(*_weighed(partial, tried)), rate)
-        assert inner.archive
-        assert inner.best
-        rate = inner.best.nats_per_bit
-        return inner.archive
+    def judge(repaired: Archive) -> bool:
+        finished, size = replace(squeezer, original=repaired)(rate)
+        point = Point(rate, size, reference.fidelity(finished), True)
+        say(describe(point))
+        outcome.add(finished, point)
+        return not outcome.budget.over
 
-    lesson = Lesson(
-        model.module,
-        model.preprocessing,
-        examples.calibration,
-        settings.epochs,
-        settings.seed,
-        sorted(harm, key=lambda name: -harm[name]),
-        squeeze,
-        settings.checkpoint,
-    )
-    say(f"distilling {settings.epochs} epochs on {len(examples.calibration):,} pictures, to {size:,} bytes")
-    repaired = repair(lesson, squeezer.original, progress, lambda: budget.over)
-    point = Point(rate, len(write(repaired, settings.codecs)), reference.fidelity(repaired), True)
-    say(describe(point))
-    outcome.add(repaired, point)
+    lesson = Lesson(model.module, model.preprocessing, pictures, settings.epochs, settings.seed, settings.checkpoint)
+    repair(lesson, squeezer.original, archive, progress, judge)
 
 
 def _weighed(squeezer: Squeezer, rate: float) -> tuple[Archive, Point]:
     archive, size = squeezer(rate)
     return archive, Point(rate, size)
-
-
-def expected_harm(weight: Code | NDArray[Any], code: Code, stats: Stats) -> float:
-    """Nats of divergence that the errors of ``code`` cause, to second order."""
-    assert not isinstance(weight, Code)
-    error = (np.asarray(weight, np.float64) - code.values()).reshape(len(weight), -1)
-    return stats.sensitivity / 2 * float(np.einsum("ij,ij->", error @ stats.second_moment, error))
 
 
 def measured(
@@ -333,23 +313,18 @@ def measured(
 
 
 def _explain(outcome: Outcome, squeezer: Squeezer, reference: Reference, progress: Progress) -> None:
-    """Measures each layer's harm alone and keeps it in the file, which must not grow beyond the size for it."""
+    """Measures each layer's harm alone and keeps it in the file, if it does not grow beyond the size for that."""
     best, archive = outcome.best, outcome.archive
     if best is None or archive is None or outcome.budget.over:
         return
     codes = {name: code for name, code in archive.tensors.items() if name in squeezer.stats and isinstance(code, Code)}
     with progress(len(codes), "each layer alone") as advance:
         harm = reference.harm_alone(squeezer.original, codes, advance)
-    metadata = explanation(squeezer.original.metadata, harm, best.fidelity)
-    explained = replace(squeezer, original=replace(squeezer.original, metadata=metadata))
-    rate, size = best.nats_per_bit, outcome.budget.size
-    for _ in range(EXPLAIN_TRIES):
-        found, written = explained(rate)
-        if size is None or written <= size or best.bytes > size:
-            fidelity = best.fidelity if rate == best.nats_per_bit else reference.fidelity(found)
-            outcome.settle(found, Point(rate, written, fidelity, best.repaired))
-            return
-        rate *= 1.001
+    explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
+    point = replace(best, bytes=len(write(explained, squeezer.codecs)))
+    # its place was kept by numbers of the same form, so that it is a few bytes more or less
+    if outcome.budget.allows(point) or not outcome.reached:
+        outcome.settle(explained, point)
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""Repair: the original teaches what is not yet squeezed to make up for what is, layer by layer, without labels."""
+"""Repair: the original teaches the squeezed network, without labels; symbols are chosen again as it learns."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from smidgen.archive import Archive, Preprocessing, open_archive
 from smidgen.code import Code, Trellis
 from smidgen.errors import FormatError
 from smidgen.file import FAST
-from smidgen.measure import layers
+from smidgen.methods.squeeze import nearest
 from smidgen.run.pictures import open_picture, prepare
 
 if TYPE_CHECKING:
@@ -29,12 +29,24 @@ if TYPE_CHECKING:
 __all__ = ["Lesson", "repair"]
 
 BATCH = 16
-STEP = 0.01
-"""How far a weight moves in one update, as a part of the distance of two levels; that is small on purpose."""
+ROUNDED_EVERY = 8
+"""Updates between two choices of symbols."""
+
+STEP = 0.012
+"""How far a weight moves in one update at first, as a part of the distance of two symbols."""
+
+BIAS_STEP = 0.001
+"""The same for what is not squeezed, as a part of its standard deviation."""
+
+BEFORE = 0.3
+"""How far weights start on the way from their values back to what they were before they were squeezed."""
 
 SMALLEST_CROP = 0.35
 MIXED = 0.3
 """Part of the batches whose pictures are laid over each other in pairs."""
+
+IDEAL = "ideal:"
+"""Before the name of a weight in a checkpoint: what it would be if it needed no symbols."""
 
 Picture = Path | NDArray[np.uint8]
 
@@ -49,9 +61,6 @@ class Lesson:
         pictures: to learn from, without labels.
         epochs: passes over the pictures, in all.
         seed: of crops and order.
-        order: names of the weights to squeeze, the most harmful first.
-        squeeze: gives the archive for a network that is squeezed in part: codes stay, and the rest is squeezed so
-            that the file has its size.
         checkpoint: where the state is kept after each epoch, or None.
     """
 
@@ -60,146 +69,131 @@ class Lesson:
     pictures: Sequence[Picture]
     epochs: int
     seed: int
-    order: Sequence[str]
-    squeeze: Callable[[Archive], Archive]
     checkpoint: Path | None = None
 
 
-def repair(lesson: Lesson, archive: Archive, progress: Progress, over: Callable[[], bool]) -> Archive:
-    """Squeezes a network layer by layer, and trains what is left in between.
+def repair(
+    lesson: Lesson,
+    original: Archive,
+    archive: Archive,
+    progress: Progress,
+    on_epoch: Callable[[Archive], bool],
+) -> None:
+    """Distils the original into the squeezed network.
 
-    After each group of layers has got its symbols, for good, the other weights, all biases and the scales of the
-    squeezed layers are trained on the divergence from the original's answers. So what comes later has learned to live
-    with, and to make up for, what came before; no gradient is ever guessed through a rounding. The layers of most harm
-    come first, while there is most left to train.
+    Every weight has an ideal value, which the gradient of the divergence from the original's answers moves; its symbols
+    are those of the path nearest to the ideal values, found anew every few updates (straight-through). Steps are
+    small beside the distance of two symbols, so that few symbols change at a time.
 
     Args:
         lesson: what to do.
-        archive: the network before, its weights as floats.
+        original: the network before.
+        archive: the squeezed one.
         progress: shows pictures done.
-        over: whether the time is up; what is left is then squeezed without training.
-
-    Returns:
-        The archive with every weight of ``lesson.order`` as a code.
+        on_epoch: takes the network after each epoch, its biases as floats; False ends the lesson.
 
     Source:
-        Zhou et al., "Incremental Network Quantization", arXiv 1702.03044, for freezing in steps; Hinton et al.,
-        arXiv 1503.02531, for distillation, here at temperature 1.
+        Hinton et al., arXiv 1503.02531, for distillation, at temperature 1; Bengio et al., arXiv 1308.3432, for the
+        straight-through gradient.
     """
-    groups = _groups(lesson, archive)
-    state, epoch = _resumed(lesson, archive)
+    state, epoch = _resumed(lesson, original, archive)
     with progress(lesson.epochs * len(lesson.pictures), "distilling") as advance:
-        for number, group in enumerate(groups):
-            last = (number + 1) * lesson.epochs // len(groups)
-            if any(not isinstance(state.tensors[name], Code) for name in group):
-                squeezed = lesson.squeeze(state).tensors
-                state = replace(state, tensors={**state.tensors, **{name: squeezed[name] for name in group}})
-            while epoch < last and not over():
-                state = _epoch(lesson, state, epoch, partial(_advance, advance, epoch * len(lesson.pictures)))
-                epoch += 1
-                _keep(lesson, archive, state, epoch)
+        while epoch < lesson.epochs:
+            student = _Student(lesson.module, state)
+            _learn(lesson, student, epoch, advance)
+            epoch += 1
+            state = student.state(state)
+            _keep(lesson, original, state, epoch)
+            if not on_epoch(_without_ideals(state)):
+                return
     if lesson.checkpoint:
         lesson.checkpoint.unlink(missing_ok=True)
-    return lesson.squeeze(state)
 
 
-def _advance(advance: Callable[[int], None], before: int, done: int) -> None:
-    advance(before + done)
-
-
-def _groups(lesson: Lesson, archive: Archive) -> list[list[str]]:
-    """The layers in groups of about equal size, at most one for each epoch."""
-    sizes = {name: int(np.asarray(archive.tensors[name]).size) for name in lesson.order}
-    groups: list[list[str]] = [[]]
-    left, filled = sum(sizes.values()), 0
-    count = min(len(sizes), lesson.epochs)
-    for name, size in sizes.items():
-        room = left / max(1, count - len(groups) + 1)
-        if groups[-1] and filled + size / 2 > room and len(groups) < count:
-            left -= filled
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += size
-    return groups
-
-
-def _epoch(lesson: Lesson, state: Archive, epoch: int, advance: Callable[[int], None]) -> Archive:
+def _learn(lesson: Lesson, student: _Student, epoch: int, advance: Callable[[int], None]) -> None:
     """One pass over the pictures. The optimizer starts anew, so that a run that was cut off goes on the same way."""
-    student = copy.deepcopy(lesson.module).eval()
-    student.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in state.weights().items()}, strict=False)
-    scales = _Scales(student, state)
-    groups = [{"params": [parameter], "lr": rate} for parameter, rate in _rates(student, state)]
-    optimizer = torch.optim.Adam([*groups, *scales.groups()], betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     done = 0
-    for inputs in _augmented(lesson, epoch):
+    for turn, inputs in enumerate(_augmented(lesson, epoch), 1):
         with torch.no_grad():
             wanted = lesson.module(inputs).log_softmax(1)
-        loss = torch.nn.functional.kl_div(
-            student(inputs).log_softmax(1), wanted, log_target=True, reduction="batchmean"
-        )
+        answers = student.module(inputs).log_softmax(1)
+        loss = nn.functional.kl_div(answers, wanted, log_target=True, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        scales.collect()
         part = (epoch + done / len(lesson.pictures)) / lesson.epochs
-        warm = min(1.0, (done / BATCH + 1) / 10)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * warm * (1 - 0.9 * part)
-        optimizer.step()
-        scales.apply()
+            group["lr"] = rate * min(1.0, turn / 20) * (1 - 0.9 * part)
+        student.update(optimizer)
+        if turn % ROUNDED_EVERY == 0:
+            student.choose()
         done += len(inputs)
-        advance(done)
-    trained = {name: tensor.detach().numpy().copy() for name, tensor in student.state_dict().items()}
-    tensors = {
-        name: scales.code(name, tensor) if isinstance(tensor, Code) else trained[name].astype(tensor.dtype)
-        for name, tensor in state.tensors.items()
-    }
-    return replace(state, tensors=tensors)
+        advance(epoch * len(lesson.pictures) + done)
+    student.choose()
 
 
-class _Scales:
-    """The scales of squeezed layers, whose symbols are fixed."""
+class _Student:
+    """The network that learns: a module, and for each squeezed weight its code and its ideal value."""
 
-    def __init__(self, student: nn.Module, state: Archive) -> None:
-        parameters = dict(student.named_parameters())
-        self.weights: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        for name, tensor in state.tensors.items():
-            if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis):
-                levels = torch.from_numpy(tensor.rule.levels(tensor.symbols)[0].astype(np.float32))
-                scale = torch.tensor(tensor.rule.scale, requires_grad=True)
-                self.weights[name] = (parameters[name], levels, scale)
+    def __init__(self, module: nn.Module, state: Archive) -> None:
+        self.module = copy.deepcopy(module).eval()
+        weights = _without_ideals(state).weights()
+        self.module.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()}, strict=False)
+        self.parameters = dict(self.module.named_parameters())
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        self.codes = {
+            name: tensor
+            for name, tensor in state.tensors.items()
+            if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis)
+        }
+        self.ideals = {name: torch.from_numpy(np.array(state.tensors[IDEAL + name])) for name in self.codes}
 
     def groups(self) -> Iterator[dict[str, object]]:
-        for _, _, scale in self.weights.values():
-            yield {"params": [scale], "lr": STEP * float(scale.detach()) / 20}
+        """What is trained, and how fast."""
+        for name, parameter in self.parameters.items():
+            code = self.codes.get(name)
+            if code is None:
+                spread = float(parameter.detach().std()) if parameter.numel() > 1 else abs(float(parameter.detach()))
+                yield {"params": [parameter], "lr": BIAS_STEP * spread}
+            else:
+                assert isinstance(code.rule, Trellis)
+                yield {"params": [parameter], "lr": STEP * 2 * code.rule.scale}
 
-    def collect(self) -> None:
-        """The gradient of a scale is that of its weights along their levels."""
-        for weight, levels, scale in self.weights.values():
-            assert weight.grad is not None
-            scale.grad = (weight.grad * levels).sum()
-            weight.grad = None
-
-    def apply(self) -> None:
+    def update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Moves ideal values by what the optimizer would move the weights; those stay until symbols are chosen."""
+        values = {name: self.parameters[name].detach().clone() for name in self.codes}
+        optimizer.step()
         with torch.no_grad():
-            for weight, levels, scale in self.weights.values():
-                weight.copy_(levels * scale)
+            for name, value in values.items():
+                self.ideals[name] += self.parameters[name] - value
+                self.parameters[name].copy_(value)
 
-    def code(self, name: str, before: Code) -> Code:
-        scale = self.weights[name][2] if name in self.weights else None
-        return before if scale is None else Code(before.symbols, Trellis(float(scale.detach())))
+    def choose(self) -> None:
+        """Takes the symbols that are nearest to the ideal values."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool, torch.no_grad():
+            found = pool.map(lambda name: nearest(self.codes[name], self.ideals[name].numpy()), self.codes)
+            for name, code in zip(self.codes, list(found), strict=True):
+                self.codes[name] = code
+                self.parameters[name].copy_(torch.from_numpy(code.values()))
+
+    def state(self, before: Archive) -> Archive:
+        """The network as an archive, with the ideal values beside the codes."""
+        tensors: dict[str, Code | NDArray[np.float32]] = {}
+        trained = self.module.state_dict()
+        for name, tensor in before.tensors.items():
+            if name in self.codes:
+                tensors[name] = self.codes[name]
+            elif name.startswith(IDEAL):
+                tensors[name] = self.ideals[name.removeprefix(IDEAL)].numpy().copy()
+            else:
+                tensors[name] = trained[name].detach().numpy().copy() if name in trained else tensor
+        return replace(before, tensors=tensors)
 
 
-def _rates(student: nn.Module, state: Archive) -> Iterator[tuple[Tensor, float]]:
-    """What is trained besides scales, and the length of a step for each: weights that have no code, and biases."""
-    measured = layers(student)
-    for name, parameter in student.named_parameters():
-        if isinstance(state.tensors.get(name), Code):
-            continue
-        spread = float(parameter.detach().std()) if parameter.numel() > 1 else abs(float(parameter.detach()))
-        if name in measured or name.removesuffix("bias") + "weight" in measured:
-            yield parameter, STEP * 0.2 * spread
+def _without_ideals(state: Archive) -> Archive:
+    return replace(state, tensors={name: t for name, t in state.tensors.items() if not name.startswith(IDEAL)})
 
 
 def _augmented(lesson: Lesson, epoch: int) -> Iterator[Tensor]:
@@ -234,7 +228,7 @@ def _varied(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 def _key(lesson: Lesson, archive: Archive) -> str:
     """Names the work, so that a checkpoint of other work is not taken for it."""
-    digest = hashlib.sha256(json.dumps([lesson.epochs, lesson.seed, len(lesson.pictures), list(lesson.order)]).encode())
+    digest = hashlib.sha256(f"{lesson.epochs} {lesson.seed} {len(lesson.pictures)}".encode())
     for name, weight in archive.weights().items():
         digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()[:32]
@@ -246,15 +240,23 @@ def _keep(lesson: Lesson, archive: Archive, state: Archive, epoch: int) -> None:
         replace(state, metadata=metadata).save(lesson.checkpoint, FAST)
 
 
-def _resumed(lesson: Lesson, archive: Archive) -> tuple[Archive, int]:
+def _resumed(lesson: Lesson, original: Archive, archive: Archive) -> tuple[Archive, int]:
     """The state to go on from, and the epochs done: those of the checkpoint if there is one of this very work."""
+    tensors: dict[str, Code | NDArray[np.float32]] = {}
+    before = original.weights()
+    for name, tensor in archive.tensors.items():
+        # biases start from what they were, since they get their symbols last
+        tensors[name] = tensor if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis) else before[name]
+        if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis):
+            tensors[IDEAL + name] = tensor.values() + np.float32(BEFORE) * (before[name] - tensor.values())
+    start = replace(archive, tensors=tensors)
     if lesson.checkpoint is None or not lesson.checkpoint.exists():
-        return archive, 0
+        return start, 0
     try:
         found = open_archive(lesson.checkpoint)
     except FormatError:
-        return archive, 0
-    repair: Mapping[str, object] = found.metadata.get("repair", {})
-    if repair.get("key") != _key(lesson, archive):
-        return archive, 0
-    return replace(archive, tensors=found.tensors), int(str(repair["epoch"]))
+        return start, 0
+    kept: Mapping[str, object] = found.metadata.get("repair", {})
+    if kept.get("key") != _key(lesson, original):
+        return start, 0
+    return replace(start, tensors=found.tensors), int(str(kept["epoch"]))

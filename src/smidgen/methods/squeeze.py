@@ -14,7 +14,7 @@ from smidgen.code import Code, Elimination, Stats, Trellis, as_rows
 from smidgen.errors import PlanError, WeightError
 from smidgen.methods.base import FloatArray, Method, checked
 
-__all__ = ["Squeeze"]
+__all__ = ["Squeeze", "nearest"]
 
 LIMIT = 127
 """Symbols lie within -LIMIT..LIMIT, so that there are at most 255."""
@@ -25,6 +25,8 @@ STEP = math.sqrt(6 / math.log(2))
 PASSES = 2
 BLOCK = 128
 SMALLEST_SCALE = 1e-37
+BITS_PER_LEVEL = 100.0
+"""So much must a code save for each squared level that it is off, in ``nearest``."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,30 @@ class Squeeze(Method):
             code = Code(symbols.reshape(weight.shape), Trellis(scale))
             costs = _costs(code, costs)
         return code
+
+
+def nearest(code: Code, weight: FloatArray) -> Code:
+    """The code of the same scale whose values are nearest to ``weight``; of equally near ones that of fewer bits.
+
+    Args:
+        code: of ``Squeeze``; where ``weight`` is its value, nothing changes.
+        weight: float32 of the same shape.
+
+    Example:
+        >>> code = Code(np.array([[1], [1]], np.int16), Trellis(0.5))
+        >>> nearest(code, np.array([[1.1], [2.1]], np.float32)).values().ravel()
+        array([1., 2.], dtype=float32)
+    """
+    assert isinstance(code.rule, Trellis)
+    columns = np.ascontiguousarray(as_rows(weight, 0).T)
+    count, rows = columns.shape
+    harm = np.full(count, BITS_PER_LEVEL / code.rule.scale**2)
+    alone = _independent(count), _independent(rows)
+    costs = _costs(code, _laplace(1.0))
+    chosen = _feed_back(
+        columns, (alone[0].feedback, harm), (alone[1].feedback, alone[1].remaining), code.rule.scale, costs
+    )
+    return Code(np.ascontiguousarray(chosen.T).reshape(code.shape), code.rule)
 
 
 def _independent(count: int) -> Elimination:
