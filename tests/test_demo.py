@@ -10,7 +10,6 @@ from PIL import Image
 
 import smidgen
 from smidgen import demo
-from smidgen.demo.photos import photographs
 from smidgen.demo.report import Row
 
 
@@ -23,14 +22,15 @@ def test_the_demo_writes_what_it_says(
     demo.run_demo(tmp_path / "report")
     out = capsys.readouterr().out
     table = json.loads((tmp_path / "report" / "table.json").read_text())
-    assert table["crops"] == 2 * len(photographs())
+    assert table["crops"] == 2 * len(demo.JUDGED_BY)
     rows = {row["name"]: row for row in table["rows"]}
-    assert rows.keys() == set(wanted)
+    assert rows.keys() == {*wanted, "squeezed"}
     for name, row in rows.items():
         assert row["bytes"] == (tmp_path / "report" / f"{name}.smidgen").stat().st_size
         assert f"{row['bytes']:,}" in out
     assert (rows["lossless"]["agreement"], rows["lossless"]["kl"]) == (100, 0)
     assert rows["squeezenet1_1"]["agreement"] > 80
+    assert rows["squeezed"]["bytes"] <= 500_000
     # honest about what binary weights do to a network that was not trained for them
     assert rows["binary"]["verdict"] == "ruined without retraining"
     assert "ruined without retraining" in out

@@ -21,7 +21,7 @@ from smidgen.code import Affine, Code, Trellis
 from smidgen.errors import InputError, ModelError
 from smidgen.file import inspect, write
 from smidgen.measure import measure
-from smidgen.pipeline import Examples, Settings, Squeezer, examples_in, expected_harm, split, squeeze_to_budget
+from smidgen.pipeline import Examples, Settings, Squeezer, examples_in, split, squeeze_to_budget
 from smidgen.read import Model, from_module
 
 PREPROCESSING = Preprocessing(12, 10, "BGR", (110.0, 115.0, 120.0), (60.0, 60.0, 60.0))
@@ -204,7 +204,9 @@ def test_expected_harm_is_near_the_true_one(examples: Examples) -> None:
             changed = {name: torch.from_numpy(code.values())}
             after = torch.func.functional_call(wanted.module, changed, (x,)).double().log_softmax(1)
             true = float((before.exp() * (before - after)).sum(1).mean())
-            assert true / 3 < expected_harm(original.tensors[name], code, stats[name]) < 3 * true
+            error = (wanted.module.state_dict()[name].numpy() - code.values()).reshape(len(code.symbols), -1)
+            moment, sensitivity = stats[name].second_moment, stats[name].sensitivity
+            assert true / 3 < sensitivity / 2 * np.trace(error @ moment @ error.T) < 3 * true
 
 
 def test_squeezer_leaves_codes_alone(examples: Examples) -> None:
@@ -258,8 +260,9 @@ def test_ctrl_c_leaves_the_best_file_and_the_curve(examples: Examples, tmp_path:
 def test_time_that_is_up_ends_before_repair(examples: Examples) -> None:
     outcome = Outcome(Budget(size=6_000, deadline=time.monotonic()))
     squeeze_to_budget(model(), examples, outcome, Settings(epochs=3))
-    assert outcome.best is None
-    assert outcome.verdict() == "time is up: no file was made"
+    assert outcome.best == outcome.curve[0]
+    assert len(outcome.curve) == 1
+    assert outcome.verdict().startswith("time is up: ")
 
 
 # Repair
@@ -300,14 +303,14 @@ def test_repair_goes_on_where_it_was_stopped(
     assert settings.checkpoint.exists()
     assert outcome.reached  # the file of the search is there
     epochs: list[int] = []
-    epoch = repair._epoch
+    learn = repair._learn
 
-    def counted(lesson: repair.Lesson, state: Archive, number: int, advance: object) -> Archive:
+    def counted(lesson: repair.Lesson, student: object, number: int, advance: object) -> None:
         epochs.append(number)
-        return epoch(lesson, state, number, advance)
+        learn(lesson, student, number, advance)
 
     monkeypatch.setattr(repair, "_keep", keep)
-    monkeypatch.setattr(repair, "_epoch", counted)
+    monkeypatch.setattr(repair, "_learn", counted)
     resumed = compressed(examples, settings, size=6_000)
     assert epochs == [1]
     assert not settings.checkpoint.exists()
@@ -328,14 +331,14 @@ def test_checkpoint_of_other_work_is_not_taken(examples: Examples, tmp_path: Pat
 
 
 def test_repair_mends(examples: Examples) -> None:
-    """Six epochs on the same pictures that are judged: the divergence falls, and the network is not changed."""
+    """Forty epochs on the same pictures that are judged: the divergence falls, and the network is not changed."""
     wanted = model()
     before = {name: value.clone() for name, value in wanted.module.state_dict().items()}
     seen = Examples(examples.calibration, examples.calibration)
     outcome = Outcome(Budget(size=2_500))
-    squeeze_to_budget(wanted, seen, outcome, Settings(epochs=6))
+    squeeze_to_budget(wanted, seen, outcome, Settings(epochs=40))
     plain = max((p for p in outcome.curve if not p.repaired and p.bytes <= 2_500), key=lambda p: p.bytes)
-    (mended,) = (p for p in outcome.curve if p.repaired)
+    mended = [p for p in outcome.curve if p.repaired][-1]
     assert plain.fidelity
     assert mended.fidelity
     assert mended.bytes <= 2_500

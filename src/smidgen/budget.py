@@ -91,6 +91,11 @@ class Budget:
             raise InputError(f"max-drop: {self.max_drop} is not a loss in points; give 0 to 100")
 
     @property
+    def left(self) -> float:
+        """Seconds until the deadline, not below zero."""
+        return max(0.0, self.deadline - time.monotonic())
+
+    @property
     def over(self) -> bool:
         """Whether the time is up."""
         return time.monotonic() >= self.deadline
@@ -192,7 +197,7 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
 
     The rate is bracketed from ``start`` by factors of 8, then narrowed: for a size by interpolation between the
     logarithms of rate and bytes (the bytes fall steadily, but in small jumps), for a drop by halves. Ends early when
-    the budget's time is up.
+    the budget's time is up, but not before a first file.
 
     Args:
         outcome: says what is wanted; ``attempt`` adds to it.
@@ -220,12 +225,14 @@ def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) ->
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
     rate = start
-    while LEAST <= rate <= MOST and (low is None or high is None) and not budget.over:
+    while LEAST <= rate <= MOST and (low is None or high is None):
         point = attempt(rate)
         if _must_rise(budget, point):
             low, rate = point, rate * 8
         else:
             high, rate = point, rate / 8
+        if budget.over:
+            break
     return low, high
 
 

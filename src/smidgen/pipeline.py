@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -224,7 +225,7 @@ def squeeze_to_budget(
     """
     progress = progress or _silent
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
-    stats = measured(model, examples, settings.seed, progress, say)
+    stats = measured(model, examples, settings.seed, progress, say, outcome.budget.left / 2)
     reference = Reference(original, model, examples)
     # the explanation will take a few bytes in the file, so it has its place from the beginning
     expected = explanation(original.metadata, dict.fromkeys(stats, 0.00123), Fidelity(400, 0.0123, 98.7, 0, False))
@@ -257,8 +258,9 @@ def _repair(
     assert best
     assert archive
     assert model.preprocessing
+    budget = outcome.budget
     pictures, rate = examples.calibration, best.nats_per_bit
-    if outcome.budget.size is None:
+    if budget.size is None:
         smaller = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR))))
         search(smaller, lambda tried: smaller.add(*_weighed(squeezer, tried)), rate)
         assert smaller.archive
@@ -266,14 +268,21 @@ def _repair(
         archive, rate = smaller.archive, smaller.best.nats_per_bit
     say(f"distilling {settings.epochs} epochs on {len(pictures):,} pictures")
 
-    def judge(repaired: Archive) -> bool:
+    def judge(repaired: Archive) -> None:
         finished, size = replace(squeezer, original=repaired)(rate)
         point = Point(rate, size, reference.fidelity(finished), True)
         say(describe(point))
         outcome.add(finished, point)
-        return not outcome.budget.over
 
-    lesson = Lesson(model.module, model.preprocessing, pictures, settings.epochs, settings.seed, settings.checkpoint)
+    lesson = Lesson(
+        model.module,
+        model.preprocessing,
+        pictures,
+        settings.epochs,
+        settings.seed,
+        settings.checkpoint,
+        lambda: budget.over,
+    )
     repair(lesson, squeezer.original, archive, progress, judge)
 
 
@@ -288,8 +297,9 @@ def measured(
     seed: int = 0,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda line: None,
+    seconds: float = math.inf,
 ) -> dict[str, Stats]:
-    """The statistics of the calibration pictures, after saying what it will take.
+    """The statistics of the calibration pictures, or of as many as there is time for, after saying what it will take.
 
     Raises:
         ModelError: there is nothing to measure, or the network's scores cannot be used.
@@ -303,13 +313,16 @@ def measured(
     count = len(examples.calibration)
     start = time.perf_counter()
     measure(model.module, batches(examples.calibration[:2], model), seed)
-    seconds = (time.perf_counter() - start) * count / min(2, count)
+    each = (time.perf_counter() - start) / min(2, count)
+    if each * count > seconds:
+        count = max(1, int(seconds / each))
+        say(f"there is time for {count:,} of {len(examples.calibration):,} pictures")
     say(
         f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} others: "
-        f"about {wanted.bytes / 1e6:,.0f} MB and at most {seconds:,.0f} s"
+        f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
     )
     with (progress or _silent)(count, "measuring") as advance:
-        return measure(model.module, batches(examples.calibration, model), seed, advance)
+        return measure(model.module, batches(examples.calibration[:count], model), seed, advance)
 
 
 def _explain(outcome: Outcome, squeezer: Squeezer, reference: Reference, progress: Progress) -> None:

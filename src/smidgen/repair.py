@@ -62,6 +62,7 @@ class Lesson:
         epochs: passes over the pictures, in all.
         seed: of crops and order.
         checkpoint: where the state is kept after each epoch, or None.
+        over: whether the time is up; the epoch that is under way then ends early.
     """
 
     module: nn.Module
@@ -70,6 +71,7 @@ class Lesson:
     epochs: int
     seed: int
     checkpoint: Path | None = None
+    over: Callable[[], bool] = lambda: False
 
 
 def repair(
@@ -77,7 +79,7 @@ def repair(
     original: Archive,
     archive: Archive,
     progress: Progress,
-    on_epoch: Callable[[Archive], bool],
+    on_epoch: Callable[[Archive], object],
 ) -> None:
     """Distils the original into the squeezed network.
 
@@ -90,23 +92,25 @@ def repair(
         original: the network before.
         archive: the squeezed one.
         progress: shows pictures done.
-        on_epoch: takes the network after each epoch, its biases as floats; False ends the lesson.
+        on_epoch: takes the network after each epoch, its biases as floats.
 
     Source:
         Hinton et al., arXiv 1503.02531, for distillation, at temperature 1; Bengio et al., arXiv 1308.3432, for the
         straight-through gradient.
     """
     state, epoch = _resumed(lesson, original, archive)
+    if epoch:
+        on_epoch(_without_ideals(state))
     with progress(lesson.epochs * len(lesson.pictures), "distilling") as advance:
-        while epoch < lesson.epochs:
+        while epoch < lesson.epochs and not lesson.over():
             student = _Student(lesson.module, state)
             _learn(lesson, student, epoch, advance)
-            epoch += 1
             state = student.state(state)
-            _keep(lesson, original, state, epoch)
-            if not on_epoch(_without_ideals(state)):
-                return
-    if lesson.checkpoint:
+            if not lesson.over():
+                epoch += 1
+                _keep(lesson, original, state, epoch)
+            on_epoch(_without_ideals(state))
+    if lesson.checkpoint and epoch == lesson.epochs:
         lesson.checkpoint.unlink(missing_ok=True)
 
 
@@ -126,6 +130,8 @@ def _learn(lesson: Lesson, student: _Student, epoch: int, advance: Callable[[int
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, turn / 20) * (1 - 0.9 * part)
         student.update(optimizer)
+        if lesson.over():
+            break
         if turn % ROUNDED_EVERY == 0:
             student.choose()
         done += len(inputs)
