@@ -330,11 +330,12 @@ def test_checkpoint_of_other_work_is_not_taken(examples: Examples, tmp_path: Pat
         assert not path.exists()
 
 
-def test_repair_mends(examples: Examples) -> None:
-    """Forty epochs on the same pictures that are judged: the divergence falls, and the network is not changed."""
+def test_repair_mends(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forty epochs, of two long steps each, on the pictures that are judged; the network itself is not changed."""
     wanted = model()
     before = {name: value.clone() for name, value in wanted.module.state_dict().items()}
     seen = Examples(examples.calibration, examples.calibration)
+    monkeypatch.setattr(repair, "STEP", 0.02)
     outcome = Outcome(Budget(size=2_500))
     squeeze_to_budget(wanted, seen, outcome, Settings(epochs=40))
     plain = max((p for p in outcome.curve if not p.repaired and p.bytes <= 2_500), key=lambda p: p.bytes)

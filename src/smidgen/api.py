@@ -65,6 +65,7 @@ def compress(
         InputError: not exactly one of plan, size and max_drop; no pictures; or the limit could not be reached.
 
     Example:
+        >>> import numpy as np
         >>> import smidgen
         >>> from smidgen.zoo import build
         >>> network = build("squeezenet1_1", classes=10)

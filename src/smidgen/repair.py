@@ -32,7 +32,7 @@ BATCH = 16
 ROUNDED_EVERY = 8
 """Updates between two choices of symbols."""
 
-STEP = 0.012
+STEP = 0.003
 """How far a weight moves in one update at first, as a part of the distance of two symbols."""
 
 BIAS_STEP = 0.001

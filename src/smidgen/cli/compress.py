@@ -149,7 +149,9 @@ def _by_limit(
 
 def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) -> None:
     """The curve beside the file, and one last line that says what was reached and what was not."""
+    from smidgen.cli.inspect import advice, described
     from smidgen.errors import InputError
+    from smidgen.file import inspect
 
     best, archive = outcome.best, outcome.archive
     if best is None or archive is None:
@@ -159,12 +161,16 @@ def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) ->
     size = output.stat().st_size
     weights = sum(weight.size for weight in archive.weights().values())
     verdict = outcome.verdict(interrupted)
+    layers = [layer for layer in inspect(output.read_bytes(), str(output)) if layer.harm is not None]
     if as_json:
         points = [asdict(point) for point in outcome.curve]
         report = {"file": str(output), "bytes": size, "original_bytes": 4 * weights, "weights": weights}
-        echo_json({**report, "reached": outcome.reached, "verdict": verdict, "best": asdict(best), "curve": points})
+        report |= {"reached": outcome.reached, "verdict": verdict, "best": asdict(best), "curve": points}
+        echo_json({**report, "layers": [described(layer, size) for layer in layers]})
     else:
         click.echo(_summary(output, size, weights))
+        if layers:
+            click.echo(advice(layers))
         click.echo(verdict)
     if not outcome.reached:
         raise SystemExit(1)

@@ -30,19 +30,11 @@ def inspect(file: Path, as_json: bool) -> None:
     tensors, sections = inspect_bytes(data, str(file)), section_sizes(data)
     total, weights = len(data), sum(tensor.elements for tensor in tensors)
     if as_json:
-        listed = [{**asdict(t), "bits_per_weight": 8 * t.stored / max(1, t.elements)} for t in tensors]
-        spare = advice(tensors) if any(tensor.harm is not None for tensor in tensors) else None
-        listed = [{**t, "share": t["stored"] / total} for t in listed]
-        echo_json(
-            {
-                "file": str(file),
-                "advice": spare,
-                "bytes": total,
-                "weights": weights,
-                "sections": sections,
-                "tensors": listed,
-            }
-        )
+        report: dict[str, object] = {"file": str(file), "bytes": total, "weights": weights, "sections": sections}
+        report["tensors"] = [described(tensor, total) for tensor in tensors]
+        if any(tensor.harm is not None for tensor in tensors):
+            report["advice"] = advice(tensors)
+        echo_json(report)
         return
     explained = any(tensor.harm is not None for tensor in tensors)
     rows = [
@@ -70,12 +62,24 @@ def inspect(file: Path, as_json: bool) -> None:
         click.echo(f"KL alone: nats of divergence when only this layer is squeezed. {advice(tensors)}")
 
 
-def advice(tensors: Sequence[TensorInfo]) -> str:
-    """Which layer to give more bits first: the one whose harm falls most for each byte more.
+def described(tensor: TensorInfo, total: int) -> dict[str, object]:
+    """One tensor for JSON, in a file of ``total`` bytes."""
+    share = {"bits_per_weight": 8 * tensor.stored / max(1, tensor.elements), "share": tensor.stored / total}
+    return {**asdict(tensor), **share}
 
-    One bit more a weight divides the harm by about four.
+
+def advice(tensors: Sequence[TensorInfo]) -> str:
+    """Which layer does most harm, and which to give more bits first.
+
+    One bit more for each weight divides the harm by about four, so what it brings for a byte is harm by weights; layers
+    of less than a hundredth of all harm are not worth the trouble.
     """
-    known = [t for t in tensors if t.harm is not None and t.elements]
-    first = max(known, key=lambda t: (t.harm or 0) / t.elements)
-    worst = max(known, key=lambda t: t.harm or 0)
-    return f"Most harm: {worst.name}. Spare first: {first.name}, whose harm per weight is greatest."
+    harm = {tensor.name: tensor.harm for tensor in tensors if tensor.harm is not None}
+    sizes = {tensor.name: tensor.elements for tensor in tensors}
+    total = sum(harm.values())
+    worst = max(harm, key=lambda name: harm[name])
+    first = max((name for name in harm if harm[name] >= total / 100), key=lambda name: harm[name] / sizes[name])
+    return (
+        f"Most harm alone: {worst}, {harm[worst]:.4f} of {total:.4f} nats. Spare first: {first}, where a byte more "
+        "takes most harm away."
+    )
