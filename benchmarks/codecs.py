@@ -1,5 +1,6 @@
-"""How small and how fast the codecs are on SqueezeNet's symbols, one core: python benchmarks/codecs.py [PLAN...]
+"""How small and how fast the codecs are on SqueezeNet's symbols: python benchmarks/codecs.py [PLAN or FILE...]
 
+One core.
 Size is the sum over the weight tensors, side information included, against the sum of the tensors' iid entropies.
 Speed is the best of seven rounds over all tensors, in symbols per second.
 """
@@ -11,6 +12,7 @@ import time
 
 import numpy as np
 
+import smidgen
 from smidgen.code import Code
 from smidgen.codecs import CODECS
 from smidgen.plan import Plan
@@ -21,9 +23,11 @@ ROUNDS = 7
 
 
 def planes(plan: str) -> list[tuple[np.ndarray, int, int]]:
-    """Symbols from 0 up, levels and zero of every weight tensor that the plan codes."""
+    """Symbols from 0 up, levels and zero of every weight tensor that the plan codes, or that the file holds."""
     found = []
-    for name, tensor in transform(squeezenet1_1_weights(), Plan.find(plan)).items():
+    is_file = plan.endswith(".smidgen")
+    tensors = smidgen.open(plan).tensors if is_file else transform(squeezenet1_1_weights(), Plan.find(plan))
+    for name, tensor in tensors.items():
         if isinstance(tensor, Code) and name.endswith("weight"):
             first, step, levels = tensor.alphabet
             symbols = ((tensor.symbols - first) // step).astype(np.uint8)

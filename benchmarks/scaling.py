@@ -20,7 +20,7 @@ from smidgen.pipeline import Squeezer, measured, split
 from smidgen.read import Model, from_module
 from smidgen.zoo import build
 
-PICTURES, RATE = 20, 1e-7
+PICTURES, RATE = 20, 1e-11
 NETWORKS = (
     ("squeezenet1_1", {"classes": 10}),
     ("squeezenet1_1", {"classes": 1000}),

@@ -83,8 +83,6 @@ def assert_contract(method: Method, weight: np.ndarray, stats: Stats | None) -> 
         with pytest.raises(PlanError, match="no axis"):
             method(weight, stats)
         return
-    if isinstance(method, Squeeze) and np.abs(weight).max() > 1e16:
-        return  # its float32 sums have no room for these
     before = weight.copy()
     result = method(weight, stats)
     assert np.array_equal(weight, before), "the input was changed"

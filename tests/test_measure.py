@@ -51,6 +51,8 @@ CASES = {
     "conv2d, same": (lambda: nn.Conv2d(2, 3, (3, 5), padding="same"), (2, 5, 6), 3),
     "conv2d, reflected": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 5, 6), 3),
     "conv2d, few positions": (lambda: nn.Conv2d(3, 8, 3, bias=False), (3, 4, 4), 8),
+    "conv2d, groups, few positions": (lambda: nn.Conv2d(8, 8, 3, groups=2), (8, 3, 4), 8),
+    "conv2d, depthwise, one position": (lambda: nn.Conv2d(4, 4, 3, groups=4), (4, 3, 3), 4),
     "conv1d": (lambda: nn.Conv1d(3, 4, 3, stride=2, padding=1), (3, 11), 4),
     "conv1d, groups": (lambda: nn.Conv1d(4, 4, 2, groups=2, dilation=2), (4, 9), 4),
     "conv3d": (lambda: nn.Conv3d(2, 3, (1, 2, 3), padding=(0, 1, 1), stride=(1, 2, 1)), (2, 3, 4, 5), 3),
@@ -356,3 +358,29 @@ def test_need_grows_with_what_it_counts() -> None:
     assert found.bytes < need(Odd(), (3, 10, 10), 8).bytes < 2 * found.bytes
     assert need(Odd(), (3, 20, 20), 4).bytes > found.bytes
     assert need(nn.ReLU(), (3, 4, 4), 1)[1:] == (0, ())
+
+
+class Tied(nn.Module):
+    """Two layers of other padding that share a weight, called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3, padding=1)
+        self.two.weight = self.one.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(input=self.one(input=x)).flatten(2).mean(2)
+
+
+def test_tied_layers_keep_their_own_padding_and_take_keywords() -> None:
+    (stats,) = measure(Tied(), [inputs(3, 6, 6)]).values()
+    assert stats.samples == 5
+    assert np.isfinite(stats.second_moment).all()
+
+
+def test_network_of_doubles() -> None:
+    network = net(nn.Linear(7, 5), 5)
+    single = measure(network, [inputs(7)])["layer.weight"]
+    double = measure(network.double(), [inputs(7)])["layer.weight"]
+    np.testing.assert_allclose(double.second_moment, single.second_moment, rtol=1e-3)
+    assert need(network, (7,), 2).weights == 7 * 5 + 5 * CLASSES

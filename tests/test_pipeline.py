@@ -330,6 +330,35 @@ def test_checkpoint_of_other_work_is_not_taken(examples: Examples, tmp_path: Pat
         assert not path.exists()
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_checkpoint_of_another_size_is_not_taken(
+    examples: Examples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(epochs=2, checkpoint=tmp_path / "x.checkpoint")
+
+    def killed(*arguments: object) -> None:
+        keep(*arguments)
+        raise KeyboardInterrupt
+
+    keep = repair._keep
+    monkeypatch.setattr(repair, "_keep", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compressed(examples, settings, size=6_000)
+    monkeypatch.setattr(repair, "_keep", keep)
+    smaller = compressed(examples, settings, size=2_500)
+    assert all(point.bytes <= 2_600 for point in smaller.curve if point.repaired)
+
+
+def test_biases_get_more_bits_where_these_are_worth_it(examples: Examples) -> None:
+    wanted = model()
+    stats = measure(wanted.module, pipeline.batches(examples.calibration, wanted))
+    squeezer = Squeezer(from_module(wanted.module, wanted.input_shape), stats, bias_harm=1e-3)
+    fine, coarse = squeezer(1e-8)[0].tensors["2.bias"], squeezer(1e-3)[0].tensors["2.bias"]
+    assert isinstance(fine, Code)
+    assert isinstance(coarse, Code)
+    assert coarse.alphabet[2] <= 64 < fine.alphabet[2]
+
+
 def test_repair_mends(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forty epochs, of two long steps each, on the pictures that are judged; the network itself is not changed."""
     wanted = model()

@@ -225,13 +225,14 @@ def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) ->
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
     rate = start
-    while LEAST <= rate <= MOST and (low is None or high is None):
+    while low is None or high is None:
         point = attempt(rate)
         if _must_rise(budget, point):
             low, rate = point, rate * 8
         else:
             high, rate = point, rate / 8
-        if budget.over:
+        rate = min(max(rate, LEAST), MOST)
+        if budget.over or rate == point.nats_per_bit:
             break
     return low, high
 

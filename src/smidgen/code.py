@@ -148,7 +148,7 @@ class Trellis:
     scale: float
 
     def __post_init__(self) -> None:
-        if not (0 < self.scale < np.inf) or float(np.float32(self.scale)) != self.scale:
+        if not 0 < self.scale <= np.finfo(np.float32).max or float(np.float32(self.scale)) != self.scale:
             raise WeightError(f"trellis rule: the scale must be a positive float32, not {self.scale!r}")
 
     def levels(self, symbols: NDArray[np.int16]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
@@ -268,6 +268,8 @@ class Elimination(NamedTuple):
             >>> found.feedback[0, 1], found.remaining
             (np.float32(0.5), array([1.5, 2. ]))
         """
+        if not np.isfinite(form).all() or not np.allclose(form, form.T, atol=1e-6 * float(np.abs(form).max())):
+            raise WeightError("statistics: a moment is not finite, symmetric and positive")
         mean = float(np.diagonal(form).mean())
         damped = form[np.ix_(order, order)] + (1.0 if mean == 0 else damping * mean) * np.eye(len(form))
         try:

@@ -66,10 +66,11 @@ def need(module: nn.Module, shape: tuple[int, ...], batch: int) -> Need:
     moments = sum(2 * 8 * _inputs(layer) ** 2 for layer in found.values())
     largest = max((16 * _inputs(layer) ** 2 for layer in found.values()), default=0)
     sizes: list[int] = []
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     handles = [m.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for m in module.modules()]
     try:
         with torch.no_grad(), _evaluating(module):
-            module(torch.zeros(1, *shape))
+            module(torch.zeros(1, *shape, dtype=dtype))
     finally:
         for handle in handles:
             handle.remove()
@@ -118,9 +119,10 @@ def measure(
     sums = {name: _Sums(layer) for name, layer in layers(module).items()}
     by_weight = {id(total.layer.weight): total for total in sums.values()}
     done = 0
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     with _evaluating(module), _watched(module, by_weight):
         for batch in batches:
-            scores = _scores(module(torch.from_numpy(np.ascontiguousarray(batch, np.float32))))
+            scores = _scores(module(torch.from_numpy(np.ascontiguousarray(batch, np.float32)).to(dtype)))
             if scores.requires_grad:
                 scores.backward(_vote(scores.detach(), generator))  # type: ignore[no-untyped-call]
             for total in sums.values():
@@ -151,9 +153,9 @@ class _Sums:
         if not calls:
             return
         with torch.no_grad():
-            x = torch.cat([_patches(call.x, self.layer) for call in calls], 2)
-            g = torch.cat([_gradients(call.gradient, self.layer) for call in calls], 2)
-            n, _, positions, inputs = x.shape
+            x = torch.cat([_patches(call.x, call.layer) for call in calls], 2)
+            g = torch.cat([_gradients(call.gradient, call.layer) for call in calls], 2)
+            n, groups, positions, inputs = x.shape
             flat = x.reshape(-1, inputs)
             self.activity += (flat.T @ flat).double()
             self.positions += len(flat)
@@ -162,13 +164,21 @@ class _Sums:
                 # the same sum by the positions, which are fewer than the outputs: a linear layer has one
                 weighted = torch.bmm(torch.bmm(g, g.transpose(1, 2)), x)
                 self.fisher += (flat.T @ weighted.reshape(-1, inputs)).double()
-                answered = torch.bmm(torch.bmm(x, x.transpose(1, 2)), g)
-                self.outputs += (torch.einsum("btm,btn->mn", g, answered)).double()
+                gram = torch.bmm(x, x.transpose(1, 2)).reshape(n, groups, positions, positions)
+                grouped = g.reshape(n, groups, positions, -1)
+                if groups == 1:
+                    answered = torch.matmul(gram, grouped)
+                    self.outputs += torch.einsum("bgtm,bgtn->mn", grouped, answered).double()
+                else:
+                    self._add_outputs(torch.bmm(g.transpose(1, 2), x), n)
             else:
                 gradient = torch.bmm(g.transpose(1, 2), x).reshape(-1, inputs)
                 self.fisher += (gradient.T @ gradient).double()
-                by_output = gradient.reshape(n, -1, inputs)
-                self.outputs += torch.einsum("bmi,bni->mn", by_output, by_output).double()
+                self._add_outputs(gradient, n)
+
+    def _add_outputs(self, gradient: Tensor, n: int) -> None:
+        by_output = gradient.reshape(n, self.layer.weight.shape[0], -1)
+        self.outputs += torch.einsum("bmi,bni->mn", by_output, by_output).double()
 
     def stats(self, samples: int) -> Stats:
         activity = (self.activity / self.positions).numpy()
@@ -184,6 +194,7 @@ class _Sums:
 
 @dataclass(eq=False)
 class _Call:
+    layer: _Layer
     x: Tensor
     gradient: Tensor | None = None
 
@@ -193,11 +204,11 @@ def _watched(module: nn.Module, sums: dict[int, _Sums]) -> Iterator[None]:
     """Every use of a layer leaves its input and the gradient of its output."""
     anchor = torch.zeros((), requires_grad=True)
 
-    def after(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def after(layer: _Layer, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
         total = sums.get(id(layer.weight))
         if total is None:
             return output
-        call = _Call(inputs[0].detach())
+        call = _Call(layer, (inputs[0] if inputs else named["input"]).detach())
         total.calls.append(call)
         output = output + anchor  # so that there is a gradient, though no parameter asks for one
         output.register_hook(lambda gradient: setattr(call, "gradient", gradient))  # type: ignore[no-untyped-call]
@@ -205,7 +216,7 @@ def _watched(module: nn.Module, sums: dict[int, _Sums]) -> Iterator[None]:
 
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     handles = [
-        layer.register_forward_hook(after)
+        layer.register_forward_hook(after, with_kwargs=True)
         for layer in module.modules()
         if isinstance(layer, (*_Convolution, nn.Linear))
     ]

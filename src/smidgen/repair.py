@@ -98,7 +98,8 @@ def repair(
         Hinton et al., arXiv 1503.02531, for distillation, at temperature 1; Bengio et al., arXiv 1308.3432, for the
         straight-through gradient.
     """
-    state, epoch = _resumed(lesson, original, archive)
+    key = _key(lesson, original, archive)
+    state, epoch = _resumed(lesson, key, original, archive)
     if epoch:
         on_epoch(_without_ideals(state))
     with progress(lesson.epochs * len(lesson.pictures), "distilling") as advance:
@@ -108,7 +109,7 @@ def repair(
             state = student.state(state)
             if not lesson.over():
                 epoch += 1
-                _keep(lesson, original, state, epoch)
+                _keep(lesson, key, state, epoch)
             on_epoch(_without_ideals(state))
     if lesson.checkpoint and epoch == lesson.epochs:
         lesson.checkpoint.unlink(missing_ok=True)
@@ -232,21 +233,24 @@ def _varied(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     return np.clip((crop - 128) * rng.uniform(0.8, 1.2) + light, 0, 255).astype(np.uint8)
 
 
-def _key(lesson: Lesson, archive: Archive) -> str:
+def _key(lesson: Lesson, original: Archive, archive: Archive) -> str:
     """Names the work, so that a checkpoint of other work is not taken for it."""
     digest = hashlib.sha256(f"{lesson.epochs} {lesson.seed} {len(lesson.pictures)}".encode())
-    for name, weight in archive.weights().items():
-        digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
+    for network in (original, archive):
+        for name, weight in network.weights().items():
+            digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
+    for picture in lesson.pictures:
+        digest.update(picture.tobytes() if isinstance(picture, np.ndarray) else str(picture).encode())
     return digest.hexdigest()[:32]
 
 
-def _keep(lesson: Lesson, archive: Archive, state: Archive, epoch: int) -> None:
+def _keep(lesson: Lesson, key: str, state: Archive, epoch: int) -> None:
     if lesson.checkpoint:
-        metadata = {"repair": {"key": _key(lesson, archive), "epoch": epoch}}
+        metadata = {"repair": {"key": key, "epoch": epoch}}
         replace(state, metadata=metadata).save(lesson.checkpoint, FAST)
 
 
-def _resumed(lesson: Lesson, original: Archive, archive: Archive) -> tuple[Archive, int]:
+def _resumed(lesson: Lesson, key: str, original: Archive, archive: Archive) -> tuple[Archive, int]:
     """The state to go on from, and the epochs done: those of the checkpoint if there is one of this very work."""
     tensors: dict[str, Code | NDArray[np.float32]] = {}
     before = original.weights()
@@ -263,6 +267,6 @@ def _resumed(lesson: Lesson, original: Archive, archive: Archive) -> tuple[Archi
     except FormatError:
         return start, 0
     kept: Mapping[str, object] = found.metadata.get("repair", {})
-    if kept.get("key") != _key(lesson, original):
+    if kept.get("key") != key:
         return start, 0
     return replace(start, tensors=found.tensors), int(str(kept["epoch"]))

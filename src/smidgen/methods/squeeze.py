@@ -24,7 +24,12 @@ STEP = math.sqrt(6 / math.log(2))
 
 PASSES = 2
 BLOCK = 128
-SMALLEST_SCALE = 1e-37
+HARM = (1e-15, 1e15)
+"""Bits for the square of the largest weight: beyond these all is zero, or as fine as it gets."""
+
+SMALLEST_UNIT = 1e-34
+"""Weights far below this are zero."""
+
 BITS_PER_LEVEL = 100.0
 """So much must a code save for each squared level that it is off, in ``nearest``."""
 
@@ -76,16 +81,17 @@ class Squeeze(Method):
         if len(outputs.order) != len(rows):
             raise WeightError(f"statistics of {len(outputs.order)} outputs do not fit a weight of shape {weight.shape}")
         # half the second derivative, for the weights of an input, once later inputs have made up for what they can
-        harm = np.maximum(stats.sensitivity * inputs.remaining / 2 / self.nats_per_bit, 1e-30)
+        unit = _unit(rows)
+        harm = np.clip(stats.sensitivity * inputs.remaining / 2 / self.nats_per_bit * unit**2, *HARM)
         row_harm = outputs.remaining / math.exp(np.log(outputs.remaining).mean())
-        columns = np.ascontiguousarray(rows.T[inputs.order])
+        columns = (rows.T[inputs.order] / unit).astype(np.float32)
         scale = _scale(columns, harm)
         costs = _laplace(float(np.abs(columns).mean()) / (2 * scale))
         for _ in range(PASSES):
             chosen = _feed_back(columns, (inputs.feedback, harm), (outputs.feedback, row_harm), scale, costs)
             symbols = np.empty(rows.shape, np.int16)
             symbols[:, inputs.order] = chosen.T
-            code = Code(symbols.reshape(weight.shape), Trellis(scale))
+            code = Code(symbols.reshape(weight.shape), Trellis(float(np.float32(scale * unit))))
             costs = _costs(code, costs)
         return code
 
@@ -118,11 +124,17 @@ def _independent(count: int) -> Elimination:
     return Elimination(np.arange(count), np.eye(count, dtype=np.float32), np.ones(count))
 
 
+def _unit(rows: FloatArray) -> float:
+    """A power of two near the largest weight, so that sums of costs stay within what float32 tells apart."""
+    largest = float(np.abs(rows).max())
+    return 2.0 ** math.frexp(max(largest, SMALLEST_UNIT))[1]
+
+
 def _scale(columns: FloatArray, harm: NDArray[np.float64]) -> float:
     """By theory, but no smaller than what lets the largest weight have a symbol."""
     largest = float(np.abs(columns).max())
     scale = STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2)
-    return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), SMALLEST_SCALE)))
+    return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), 1e-6)))
 
 
 def _feed_back(
