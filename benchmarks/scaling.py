@@ -65,7 +65,7 @@ def main() -> None:
         return
     print(
         "| network | M weights | M squared input widths | measuring 16 pictures, s | first file, s | next file, s | "
-        "of it coding, s | µs/weight | peak GB |\n|---|---|---|---|---|---|---|---|---|",
+        "coding, two codecs, s | µs/weight | peak GB |\n|---|---|---|---|---|---|---|---|---|",
         flush=True,
     )
     for number in range(len(NETWORKS)):
