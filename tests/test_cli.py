@@ -352,7 +352,7 @@ def test_compress_to_a_size(squeezable: Path) -> None:
     summary, advice, verdict = result.out.splitlines()
     assert summary.startswith(f"x.smidgen: {size:,} bytes, ")
     assert advice.startswith("Most harm alone: ")
-    assert verdict.startswith(f"reached: 4,000 bytes, by {size:,} bytes; on 4 held-out pictures KL ")
+    assert verdict.startswith(f"reached: 4,000 bytes, by {size:,} bytes; on 4 judging pictures KL ")
     assert "measuring 6,392 weights on 20 pictures" in result.err
     curve = json.loads(Path("x.smidgen.curve.json").read_text())
     assert curve["reached"]

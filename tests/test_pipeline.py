@@ -174,7 +174,7 @@ def test_max_drop_is_kept(limit: float, examples: Examples) -> None:
     assert outcome.archive
     assert len(write(outcome.archive)) == outcome.best.bytes
     passed = [p.bytes for p in outcome.curve if p.fidelity and p.fidelity.drop <= limit]
-    assert outcome.best.bytes <= 1.01 * min(passed)
+    assert outcome.best.bytes <= 1.01 * min(passed) + outcome.budget.margin  # where every layer is explained
 
 
 def test_known_classes_are_judged_by_top1() -> None:

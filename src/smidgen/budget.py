@@ -69,6 +69,7 @@ class Budget:
         size: bytes that the file must not exceed.
         max_drop: points of accuracy that may be lost; see ``Fidelity.drop``.
         deadline: of ``time.monotonic()``; the best file so far is taken when it is reached.
+        margin: bytes of the size that the search leaves free, for what is added afterwards.
 
     Raises:
         InputError: not exactly one of size and max_drop, or one that is not positive.
@@ -81,6 +82,7 @@ class Budget:
     size: int | None = None
     max_drop: float | None = None
     deadline: float = math.inf
+    margin: int = 0
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.max_drop is None):
@@ -123,7 +125,8 @@ class Budget:
             return one.bytes < other.bytes
         if one.fidelity and other.fidelity and (one.repaired or other.repaired):
             return one.fidelity.kl < other.fidelity.kl
-        return one.bytes > other.bytes
+        room = [point.bytes <= self.size - self.margin for point in (one, other)]
+        return room[0] if room[0] != room[1] else one.bytes > other.bytes
 
 
 @dataclass
@@ -148,16 +151,14 @@ class Outcome:
         """Notes a file that was tried, and keeps it if it is the best. Returns the point."""
         self.curve.append(point)
         if self.budget.better(point, self.best):
-            self.archive, self.best = archive, point
-            if self.on_better:
-                self.on_better(archive, point)
+            self.settle(archive, point)
         return point
 
     def settle(self, archive: Archive, point: Point) -> None:
-        """Puts a final form of the best file in its place."""
-        self.archive, self.best = archive, point
+        """Takes a file as the best; it is kept first, so that what is said after an interruption is on the disk."""
         if self.on_better:
             self.on_better(archive, point)
+        self.archive, self.best = archive, point
 
     def save_curve(self, path: Path) -> None:
         """Writes every point that was tried, and the best, as JSON."""
@@ -182,8 +183,10 @@ class Outcome:
             return f"{early}not reached: {asked}; the nearest is {found}"
         harm = ""
         if best.fidelity:
-            harm = f"; on {best.fidelity.pictures} held-out pictures KL {best.fidelity.kl:.4f} nats, "
+            harm = f"; on {best.fidelity.pictures} judging pictures KL {best.fidelity.kl:.4f} nats, "
             harm += f"agreement {best.fidelity.agreement:.1f} %"
+        if budget.size is not None and best.bytes < 0.99 * budget.size and not early:
+            found += " (there is no finer file)"
         return f"{early}reached: {asked}, by {found}{harm}"
 
     @property
@@ -239,22 +242,24 @@ def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) ->
 
 def _must_rise(budget: Budget, point: Point) -> bool:
     """Whether a smaller file is wanted: this one is too large, or does less harm than it may."""
-    return budget.allows(point) if budget.size is None else not budget.allows(point)
+    return budget.allows(point) if budget.size is None else point.bytes > budget.size - budget.margin
 
 
 def _between(budget: Budget, low: Point, high: Point) -> float:
     """The next rate to try."""
     part, rates = 0.5, (math.log(low.nats_per_bit), math.log(high.nats_per_bit))
     if budget.size is not None and low.bytes > high.bytes:
-        aim = math.log(budget.size * (1 - CLOSE / 2))
+        aim = math.log(max(1.0, (budget.size - budget.margin) * (1 - CLOSE / 2)))
         part = (math.log(low.bytes) - aim) / (math.log(low.bytes) - math.log(high.bytes))
         part = min(max(part, 0.05), 0.95)
     return math.exp(rates[0] + part * (rates[1] - rates[0]))
 
 
 def _close_enough(outcome: Outcome) -> bool:
-    size, best = outcome.budget.size, outcome.best
-    return size is not None and best is not None and size * (1 - CLOSE) <= best.bytes <= size
+    if outcome.budget.size is None or outcome.best is None:
+        return False
+    aim = outcome.budget.size - outcome.budget.margin
+    return aim * (1 - CLOSE) <= outcome.best.bytes <= aim
 
 
 def parse_size(text: str) -> int:

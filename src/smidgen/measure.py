@@ -16,7 +16,7 @@ from torch.nn import functional
 from smidgen.code import Stats
 from smidgen.errors import ModelError
 
-__all__ = ["Need", "layers", "measure", "need"]
+__all__ = ["Need", "layers", "measure", "need", "scores_of"]
 
 ACTIVITY = 0.2
 """Part of plain activity in the second moment; the rest counts inputs by how much the loss depends on them."""
@@ -59,11 +59,11 @@ def need(module: nn.Module, shape: tuple[int, ...], batch: int) -> Need:
         batch: how many inputs are computed at once.
 
     Returns:
-        An upper estimate of bytes, the weights that will be measured, and the names of the parameters of two and more
+        An estimate of bytes, the weights that will be measured, and the names of the parameters of two and more
         axes that will not.
     """
     found = layers(module)
-    moments = sum(2 * 8 * _inputs(layer) ** 2 for layer in found.values())
+    moments = sum(28 * _inputs(layer) ** 2 + 24 * layer.weight.shape[0] ** 2 for layer in found.values())
     largest = max((16 * _inputs(layer) ** 2 for layer in found.values()), default=0)
     sizes: list[int] = []
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
@@ -122,7 +122,7 @@ def measure(
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     with _evaluating(module), _watched(module, by_weight):
         for batch in batches:
-            scores = _scores(module(torch.from_numpy(np.ascontiguousarray(batch, np.float32)).to(dtype)))
+            scores = scores_of(module(torch.from_numpy(np.ascontiguousarray(batch, np.float32)).to(dtype)))
             if scores.requires_grad:
                 scores.backward(_vote(scores.detach(), generator))  # type: ignore[no-untyped-call]
             for total in sums.values():
@@ -243,16 +243,18 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _scores(output: object) -> Tensor:
+def scores_of(output: object) -> Tensor:
     """One score for each class; of probabilities their logarithms."""
     if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point():
         raise ModelError("measuring needs a network that gives one tensor of scores, of shape (n, classes)")
     scores = output.flatten(1)
+    if scores.shape[1] < 2:
+        raise ModelError("a network of a single score has no classes to tell apart; squeezing it needs a plan (--plan)")
     if not bool(torch.isfinite(scores).all()):
         raise ModelError("the network gives scores that are not finite")
     with torch.no_grad():
         probabilities = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-3)
-    return (scores + 1e-12).log() if probabilities and scores.shape[1] > 1 else scores
+    return (scores + 1e-12).log() if probabilities else scores
 
 
 def _vote(scores: Tensor, generator: torch.Generator) -> Tensor:

@@ -62,11 +62,13 @@ class Examples:
         calibration: what statistics and repair see.
         held_out: what the harm is measured on.
         truth: index of the true class of each held-out picture, or None if unknown.
+        disjoint: whether no picture is in both.
     """
 
     calibration: Sequence[Picture]
     held_out: Sequence[Picture]
     truth: Sequence[int] | None = None
+    disjoint: bool = True
 
 
 def examples_in(folder: Path, model: Model, most: int, seed: int) -> Examples:
@@ -103,6 +105,7 @@ def split(pictures: Sequence[Picture], truth: Sequence[int] | None, most: int, s
         [pictures[i] for i in rest[:most]],
         [pictures[i] for i in held],
         None if truth is None else [truth[i] for i in held],
+        len(pictures) >= 20,
     )
 
 
@@ -137,12 +140,17 @@ class Reference:
         return Fidelity(len(answers), self._divergence(answers), agreement, drop, self.truth is not None)
 
     def harm_alone(
-        self, original: Archive, codes: Mapping[str, Code], on_progress: Callable[[int], None]
+        self, original: Archive, codes: Mapping[str, Code], on_progress: Callable[[int], None], budget: Budget
     ) -> dict[str, float]:
-        """For each code the divergence, in nats, that it causes in the original network when it is the only one."""
+        """For each code the divergence, in nats, that it causes in the original network when it is the only one.
+
+        Of fewer, if the time is up.
+        """
         count = -(-PROBED // BATCH)
         found = {}
         for number, (name, code) in enumerate(codes.items(), 1):
+            if budget.over:
+                break
             alone = replace(original, tensors={**original.tensors, name: code.values()})
             found[name] = self._divergence(self._answers(alone, count))
             on_progress(number)
@@ -231,11 +239,11 @@ def squeeze_to_budget(
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     stats = measured(model, examples, settings.seed, progress, say, outcome.budget.left / 2)
     reference = Reference(original, model, examples)
-    # the explanation will take a few bytes in the file, so it has its place from the beginning
-    expected = explanation(original.metadata, dict.fromkeys(stats, 0.00123), Fidelity(400, 0.0123, 98.7, 0, False))
-    squeezer = Squeezer(
-        replace(original, metadata=expected), stats, settings.codecs, _bias_harm(original, stats, reference)
-    )
+    least = 100 / len(examples.held_out)
+    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop:
+        say(f"one of {len(examples.held_out)} pictures is {least:.1f} points: give more pictures for finer answers")
+    outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
+    squeezer = Squeezer(original, stats, settings.codecs, _bias_harm(original, stats, reference))
 
     def attempt(rate: float) -> Point:
         archive, size = squeezer(rate)
@@ -274,7 +282,7 @@ def _repair(
     budget = outcome.budget
     pictures, rate = examples.calibration, best.nats_per_bit
     if budget.size is None:
-        smaller = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR))))
+        smaller = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR)), deadline=budget.deadline))
         search(smaller, lambda tried: smaller.add(*_weighed(squeezer, tried)), rate)
         assert smaller.archive
         assert smaller.best
@@ -330,12 +338,17 @@ def measured(
     if each * count > seconds:
         count = max(1, int(seconds / each))
         say(f"there is time for {count:,} of {len(examples.calibration):,} pictures")
+    others = "others" if examples.disjoint else "of the same, since there are fewer than 20"
     say(
-        f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} others: "
+        f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} {others}: "
         f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
     )
     with (progress or _silent)(count, "measuring") as advance:
         stats = measure(model.module, batches(examples.calibration[:count], model), seed, advance)
+    if all(known.sensitivity < 1e-18 for known in stats.values()):
+        raise ModelError(
+            "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
+        )
     for name in sorted(found.keys() - stats.keys()):
         say(f"kept without loss: {name}, whose layer is never called as one")
     return stats
@@ -348,11 +361,12 @@ def _explain(outcome: Outcome, squeezer: Squeezer, reference: Reference, progres
         return
     codes = {name: code for name, code in archive.tensors.items() if name in squeezer.stats and isinstance(code, Code)}
     with progress(len(codes), "each layer alone") as advance:
-        harm = reference.harm_alone(squeezer.original, codes, advance)
+        harm = reference.harm_alone(squeezer.original, codes, advance, outcome.budget)
+    if len(harm) < len(codes):
+        return
     explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
     point = replace(best, bytes=len(write(explained, squeezer.codecs)))
-    # its place was kept by numbers of the same form, so that it is a few bytes more or less
-    if outcome.budget.allows(point) or not outcome.reached:
+    if outcome.budget.size is None or outcome.budget.allows(point):
         outcome.settle(explained, point)
 
 
@@ -372,6 +386,14 @@ def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity
             "pictures": fidelity.pictures,
         }
     return {**metadata, "squeezed": squeezed}
+
+
+def _room(archive: Archive, layers: int) -> int:
+    """Bytes that an explanation will take in the file."""
+    harm = {str(number): 0.00123 for number in range(layers)}
+    filled = explanation(archive.metadata, harm, Fidelity(400, 0.0123, 98.7, 0, False))
+    bare = replace(archive, tensors={})
+    return len(write(replace(bare, metadata=filled))) - len(write(bare)) + 4
 
 
 def describe(point: Point) -> str:

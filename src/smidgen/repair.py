@@ -20,6 +20,7 @@ from smidgen.archive import Archive, Preprocessing, open_archive
 from smidgen.code import Code, Trellis
 from smidgen.errors import FormatError
 from smidgen.file import FAST
+from smidgen.measure import scores_of
 from smidgen.methods.squeeze import nearest
 from smidgen.run.pictures import open_picture, prepare
 
@@ -102,6 +103,7 @@ def repair(
     state, epoch = _resumed(lesson, key, original, archive)
     if epoch:
         on_epoch(_without_ideals(state))
+    lesson = replace(lesson, module=copy.deepcopy(lesson.module).float().eval())
     with progress(lesson.epochs * len(lesson.pictures), "distilling") as advance:
         while epoch < lesson.epochs and not lesson.over():
             student = _Student(lesson.module, state)
@@ -122,8 +124,8 @@ def _learn(lesson: Lesson, student: _Student, epoch: int, advance: Callable[[int
     done = 0
     for turn, inputs in enumerate(_augmented(lesson, epoch), 1):
         with torch.no_grad():
-            wanted = lesson.module(inputs).log_softmax(1)
-        answers = student.module(inputs).log_softmax(1)
+            wanted = scores_of(lesson.module(inputs)).log_softmax(1)
+        answers = scores_of(student.module(inputs)).log_softmax(1)
         loss = nn.functional.kl_div(answers, wanted, log_target=True, reduction="batchmean")
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -30,7 +30,9 @@ __all__ = ["compress"]
 @click.option(
     "--pictures", default=2000, show_default=True, type=click.IntRange(1), help="Calibrate on at most so many."
 )
-@click.option("--seed", default=0, show_default=True, help="The same seed gives the same bytes.")
+@click.option(
+    "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="The same one gives the same bytes."
+)
 @click.option("--codec", default="smallest", show_default=True, help="smallest, fast (rans), or one codec by name.")
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
@@ -132,8 +134,12 @@ def _by_limit(
         raise click.UsageError(str(error)) from None
     codecs = codecs_named(codec)
 
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: cannot be written: its folder does not exist")
+
     def keep(archive: Archive, point: Point) -> None:
-        archive.save(output, codecs)
+        if budget.allows(point):
+            archive.save(output, codecs)
 
     loaded = read_model(model)
     examples = examples_in(data, loaded, pictures, seed)
@@ -144,6 +150,8 @@ def _by_limit(
         squeeze_to_budget(loaded, examples, outcome, settings, progress, lambda line: click.echo(line, err=True))
     except KeyboardInterrupt:
         interrupted = True
+    if outcome.archive and not outcome.reached:
+        outcome.archive.save(output, codecs)  # the nearest is better than nothing; the last line says what it is
     _finish(outcome, output, interrupted, as_json)
 
 
