@@ -19,7 +19,7 @@ __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_siz
 CLOSE = 0.003
 """The search ends when the file is at most this part under the size, or when rates this near to each other differ."""
 
-LEAST, MOST = 1e-12, 1e2
+LEAST, MOST = 1e-30, 1e2
 TRIALS = 24
 UNITS = {"": 1, "B": 1, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3}
 SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -198,7 +198,7 @@ class Outcome:
 def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) -> None:
     """Looks for the rate whose file has the size, or for the smallest file that does little enough harm.
 
-    The rate is bracketed from ``start`` by factors of 8, then narrowed: for a size by interpolation between the
+    The rate is bracketed from ``start`` by growing factors, then narrowed: for a size by interpolation between the
     logarithms of rate and bytes (the bytes fall steadily, but in small jumps), for a drop by halves. Ends early when
     the budget's time is up, but not before a first file.
 
@@ -227,14 +227,14 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
 def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) -> tuple[Point | None, Point | None]:
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
-    rate = start
+    rate, factor = start, 8.0
     while low is None or high is None:
         point = attempt(rate)
         if _must_rise(budget, point):
-            low, rate = point, rate * 8
+            low, rate = point, rate * factor
         else:
-            high, rate = point, rate / 8
-        rate = min(max(rate, LEAST), MOST)
+            high, rate = point, rate / factor
+        rate, factor = min(max(rate, LEAST), MOST), factor * 4
         if budget.over or rate == point.nats_per_bit:
             break
     return low, high
