@@ -14,9 +14,10 @@ import time
 import numpy as np
 
 from smidgen.archive import Preprocessing
+from smidgen.examples import split
 from smidgen.file import write
 from smidgen.measure import layers
-from smidgen.pipeline import Squeezer, measured, split
+from smidgen.pipeline import Squeezer, measured
 from smidgen.read import Model, from_module
 from smidgen.zoo import build
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from smidgen.archive import open_archive
 from smidgen.budget import Budget, Outcome, Point, search
-from smidgen.pipeline import Reference, Squeezer, examples_in, measured
+from smidgen.examples import examples_in
+from smidgen.pipeline import Reference, Squeezer, measured
 from smidgen.read import from_module, read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled

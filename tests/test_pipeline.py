@@ -19,9 +19,10 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Fidelity, Outcome, Point
 from smidgen.code import Affine, Code, Trellis
 from smidgen.errors import InputError, ModelError
+from smidgen.examples import Examples, batches, examples_in, split
 from smidgen.file import inspect, write
 from smidgen.measure import measure
-from smidgen.pipeline import Examples, Settings, Squeezer, examples_in, split, squeeze_to_budget
+from smidgen.pipeline import Reporter, Settings, Squeezer, squeeze_to_budget
 from smidgen.read import Model, from_module
 
 PREPROCESSING = Preprocessing(12, 10, "BGR", (110.0, 115.0, 120.0), (60.0, 60.0, 60.0))
@@ -190,7 +191,7 @@ def test_known_classes_are_judged_by_top1() -> None:
 def test_expected_harm_is_near_the_true_one(examples: Examples) -> None:
     """To second order, on the pictures that were measured; a factor of 3 either way for a coarse estimate of 24."""
     wanted = model()
-    inputs = list(pipeline.batches(examples.calibration, wanted))
+    inputs = list(batches(examples.calibration, wanted, 10))
     stats = measure(wanted.module, inputs)
     original = from_module(wanted.module, wanted.input_shape)
     archive, size = Squeezer(original, stats)(1e-5)
@@ -211,7 +212,7 @@ def test_expected_harm_is_near_the_true_one(examples: Examples) -> None:
 
 def test_squeezer_leaves_codes_alone(examples: Examples) -> None:
     wanted = model()
-    stats = measure(wanted.module, pipeline.batches(examples.calibration, wanted))
+    stats = measure(wanted.module, batches(examples.calibration, wanted, 10))
     squeezer = Squeezer(from_module(wanted.module, wanted.input_shape), stats)
     fine, coarse = squeezer(1e-7)[0], squeezer(1e-2)[0]
     mixed = replace(squeezer.original, tensors={**squeezer.original.tensors, "2.weight": fine.tensors["2.weight"]})
@@ -229,7 +230,7 @@ def test_what_cannot_be_squeezed(examples: Examples) -> None:
 
 def test_user_is_told(examples: Examples) -> None:
     lines: list[str] = []
-    squeeze_to_budget(model(), examples, Outcome(Budget(size=6_000)), say=lines.append)
+    squeeze_to_budget(model(), examples, Outcome(Budget(size=6_000)), reporter=Reporter(say=lines.append))
     assert lines[0] == "kept without loss: factor, which belongs to no convolution and no linear layer"
     assert lines[1].startswith("measuring 9,040 weights on 24 pictures; judging on 6 others: about ")
     assert all("bytes: KL " in line for line in lines[2:])
@@ -249,7 +250,7 @@ def test_ctrl_c_leaves_the_best_file_and_the_curve(examples: Examples, tmp_path:
 
     outcome = Outcome(Budget(size=6_000), on_better=keep)
     with pytest.raises(KeyboardInterrupt):
-        squeeze_to_budget(model(), examples, outcome, say=say)
+        squeeze_to_budget(model(), examples, outcome, reporter=Reporter(say=say))
     assert len(outcome.curve) == 3
     assert outcome.best
     assert path.stat().st_size == outcome.best.bytes
@@ -351,7 +352,7 @@ def test_checkpoint_of_another_size_is_not_taken(
 
 def test_biases_get_more_bits_where_these_are_worth_it(examples: Examples) -> None:
     wanted = model()
-    stats = measure(wanted.module, pipeline.batches(examples.calibration, wanted))
+    stats = measure(wanted.module, batches(examples.calibration, wanted, 10))
     squeezer = Squeezer(from_module(wanted.module, wanted.input_shape), stats, bias_harm=1e-3)
     fine, coarse = squeezer(1e-8)[0].tensors["2.bias"], squeezer(1e-3)[0].tensors["2.bias"]
     assert isinstance(fine, Code)
@@ -378,6 +379,7 @@ def test_repair_mends(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> No
     assert outcome.archive
     assert all(isinstance(outcome.archive.tensors[name], Code) for name in SQUEEZED)
     assert all(torch.equal(value, before[name]) for name, value in wanted.module.state_dict().items())
+    assert np.array_equal(outcome.archive.tensors["factor"], before["factor"].numpy()), "kept without loss"
 
 
 def test_compress_in_one_call() -> None:

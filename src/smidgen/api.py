@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
-from smidgen.pipeline import Settings, examples_in, split, squeeze_to_budget
+from smidgen.examples import examples_in, split
+from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import Model, from_module
 from smidgen.transform import transform

@@ -185,8 +185,8 @@ class Outcome:
         if best.fidelity:
             harm = f"; on {best.fidelity.pictures} judging pictures KL {best.fidelity.kl:.4f} nats, "
             harm += f"agreement {best.fidelity.agreement:.1f} %"
-        if budget.size is not None and best.bytes < 0.99 * budget.size and not early:
-            found += " (there is no finer file)"
+        if budget.size is not None and best.bytes < 0.99 * budget.size and not early and not best.repaired:
+            found += " (none nearer to it was found)"
         return f"{early}reached: {asked}, by {found}{harm}"
 
     @property

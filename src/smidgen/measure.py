@@ -63,6 +63,7 @@ def need(module: nn.Module, shape: tuple[int, ...], batch: int) -> Need:
         axes that will not.
     """
     found = layers(module)
+    # two sums and the moment that they give at 8 bytes, and what is factored of it at 4; three times 8 for outputs
     moments = sum(28 * _inputs(layer) ** 2 + 24 * layer.weight.shape[0] ** 2 for layer in found.values())
     largest = max((16 * _inputs(layer) ** 2 for layer in found.values()), default=0)
     sizes: list[int] = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,32 @@ from numpy.typing import NDArray
 from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
-from smidgen.errors import InputError, ModelError
+from smidgen.errors import ModelError
+from smidgen.examples import Examples, batches
 from smidgen.file import SMALLEST, write
 from smidgen.measure import layers, measure, need
 from smidgen.methods import Quantize, Squeeze
 from smidgen.plan import Plan
 from smidgen.read import Model, from_module
 from smidgen.repair import Lesson, repair
-from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
 from smidgen.run.runner import Runner
 from smidgen.transform import transform
 
 __all__ = [
-    "Examples",
     "Progress",
     "Reference",
+    "Reporter",
     "Settings",
     "Squeezer",
+    "bias_names",
     "describe",
-    "examples_in",
     "measured",
-    "split",
     "squeeze_to_budget",
 ]
 
-Picture = Path | NDArray[np.uint8]
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 BATCH = 10
-HELD_OUT = 400
 PROBED = 64
 FIRST_RATE = 1e-7
 AFTER_REPAIR = 0.92
@@ -54,71 +52,26 @@ BIAS, FINE_BIAS = Quantize(bits=6), Quantize(bits=8)
 """For the biases of squeezed layers; on SqueezeNet 6 bits alone cost 0.00001 nats."""
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Pictures to calibrate on, and others to judge by.
+@contextmanager
+def _silent(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    del length, label
+    yield lambda done: None
+
+
+@dataclass(frozen=True)
+class Reporter:
+    """Who is told how the work goes.
 
     Args:
-        calibration: what statistics and repair see.
-        held_out: what the harm is measured on.
-        truth: index of the true class of each held-out picture, or None if unknown.
-        disjoint: whether no picture is in both.
+        progress: shows how far a step has come; made of its length and a label.
+        say: takes a line that tells what happens.
     """
 
-    calibration: Sequence[Picture]
-    held_out: Sequence[Picture]
-    truth: Sequence[int] | None = None
-    disjoint: bool = True
+    progress: Progress = _silent
+    say: Callable[[str], None] = lambda line: None
 
 
-def examples_in(folder: Path, model: Model, most: int, seed: int) -> Examples:
-    """The pictures in a folder, with or without class sub-folders, split by ``split``.
-
-    Raises:
-        InputError: there are none, or a sub-folder is no class.
-    """
-    labelled = find_labelled(folder, model.labels)
-    if labelled is None:
-        return split(find_pictures(folder), None, most, seed)
-    return split([path for path, _ in labelled], [index for _, index in labelled], most, seed)
-
-
-def split(pictures: Sequence[Picture], truth: Sequence[int] | None, most: int, seed: int) -> Examples:
-    """A fifth of the pictures, at most 400, is held out; of the others at most ``most`` are taken. The draw is random.
-
-    Of fewer than 20 pictures all serve both purposes.
-
-    Raises:
-        InputError: there are no pictures.
-
-    Example:
-        >>> found = split([np.zeros((1, 1, 3), np.uint8)] * 100, None, most=50, seed=0)
-        >>> len(found.calibration), len(found.held_out)
-        (50, 20)
-    """
-    if not pictures:
-        raise InputError("no pictures to calibrate on")
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    count = min(len(pictures) // 5, HELD_OUT)
-    held, rest = (order[:count], order[count:]) if len(pictures) >= 20 else (order, order)
-    return Examples(
-        [pictures[i] for i in rest[:most]],
-        [pictures[i] for i in held],
-        None if truth is None else [truth[i] for i in held],
-        len(pictures) >= 20,
-    )
-
-
-def batches(pictures: Sequence[Picture], model: Model, size: int = BATCH) -> Iterator[NDArray[np.float32]]:
-    """The pictures as inputs of the network, a few at a time."""
-    if model.preprocessing is None:
-        raise ModelError(
-            "it is not known how pictures become the network's input; give the module an attribute `preprocessing` "
-            "(a smidgen.archive.Preprocessing)"
-        )
-    for start in range(0, len(pictures), size):
-        pixels = [p if isinstance(p, np.ndarray) else open_picture(p) for p in pictures[start : start + size]]
-        yield np.stack([prepare(p, model.preprocessing) for p in pixels])
+SILENT = Reporter()
 
 
 class Reference:
@@ -126,7 +79,7 @@ class Reference:
 
     def __init__(self, original: Archive, model: Model, examples: Examples) -> None:
         self.truth = None if examples.truth is None else np.asarray(examples.truth)
-        self.inputs = [batch.astype(np.float32) for batch in batches(examples.held_out, model)]
+        self.inputs = list(batches(examples.held_out, model, BATCH))
         self.answers = self._answers(original, len(self.inputs))
 
     def fidelity(self, archive: Archive) -> Fidelity:
@@ -140,7 +93,11 @@ class Reference:
         return Fidelity(len(answers), self._divergence(answers), agreement, drop, self.truth is not None)
 
     def harm_alone(
-        self, original: Archive, codes: Mapping[str, Code], on_progress: Callable[[int], None], budget: Budget
+        self,
+        original: Archive,
+        codes: Mapping[str, Code | NDArray[Any]],
+        on_progress: Callable[[int], None],
+        budget: Budget,
     ) -> dict[str, float]:
         """For each code the divergence, in nats, that it causes in the original network when it is the only one.
 
@@ -151,7 +108,7 @@ class Reference:
         for number, (name, code) in enumerate(codes.items(), 1):
             if budget.over:
                 break
-            alone = replace(original, tensors={**original.tensors, name: code.values()})
+            alone = replace(original, tensors={**original.tensors, name: code})
             found[name] = self._divergence(self._answers(alone, count))
             on_progress(number)
         return found
@@ -202,7 +159,7 @@ class Squeezer:
         """The archive for a rate in nats per bit, and the bytes of its file. Codes stay as they are."""
         tensors = self.original.tensors
         live = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Code)}
-        biases = [name.removesuffix("weight") + "bias" for name in self.stats]
+        biases = bias_names(self.stats)
         saved = 2 * rate * sum(live[name].size for name in biases if name in live)
         done = dict(tensors)
         steps = ((list(self.stats), Squeeze(rate)), (biases, FINE_BIAS if self.bias_harm > saved else BIAS))
@@ -219,8 +176,7 @@ def squeeze_to_budget(
     examples: Examples,
     outcome: Outcome,
     settings: Settings = Settings(),
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    reporter: Reporter = SILENT,
 ) -> None:
     """The smallest file that does little enough harm, or the best one of the size that was asked for.
 
@@ -229,95 +185,123 @@ def squeeze_to_budget(
         examples: pictures to calibrate on and to judge by.
         outcome: says what is asked for, and takes every file as it is found; so it is valid if this is interrupted.
         settings: how the work is done.
-        progress: shows how far a step has come, from its length and a label.
-        say: takes a line that tells what happens next.
+        reporter: is told what happens.
 
     Raises:
         ModelError: there is nothing to squeeze, or the network's scores cannot be measured.
     """
-    progress = progress or _silent
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
-    stats = measured(model, examples, settings.seed, progress, say, outcome.budget.left / 2)
+    stats = measured(model, examples, settings.seed, reporter, outcome.budget.left / 2)
     reference = Reference(original, model, examples)
     least = 100 / len(examples.held_out)
     if outcome.budget.max_drop is not None and least > outcome.budget.max_drop:
-        say(f"one of {len(examples.held_out)} pictures is {least:.1f} points: give more pictures for finer answers")
+        reporter.say(
+            f"one of {len(examples.held_out)} pictures is {least:.1f} points: give more pictures for finer answers"
+        )
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     squeezer = Squeezer(original, stats, settings.codecs, _bias_harm(original, stats, reference))
+    run = _Run(outcome, squeezer, reference, reporter)
+    search(outcome, run.attempt, FIRST_RATE)
+    if settings.epochs and not outcome.budget.over:
+        assert model.preprocessing
+        lesson = Lesson(
+            model.module,
+            model.preprocessing,
+            examples.calibration,
+            settings.epochs,
+            settings.seed,
+            settings.checkpoint,
+            lambda: outcome.budget.over,
+        )
+        run.repair(lesson)
+    run.explain()
 
-    def attempt(rate: float) -> Point:
-        archive, size = squeezer(rate)
-        point = Point(rate, size, reference.fidelity(archive))
-        say(describe(point))
-        return outcome.add(archive, point)
 
-    search(outcome, attempt, FIRST_RATE)
-    if settings.epochs and outcome.best and not outcome.budget.over:
-        _repair(model, examples, outcome, settings, squeezer, reference, progress, say)
-    _explain(outcome, squeezer, reference, progress)
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One search, from its first file to the explanation of its last."""
+
+    outcome: Outcome
+    squeezer: Squeezer
+    reference: Reference
+    reporter: Reporter
+
+    def attempt(self, rate: float) -> Point:
+        """The file for a rate, judged."""
+        return self._judged(*self.squeezer(rate), rate, repaired=False)
+
+    def _judged(self, archive: Archive, size: int, rate: float, repaired: bool) -> Point:
+        point = Point(rate, size, self.reference.fidelity(archive), repaired)
+        self.reporter.say(describe(point))
+        return self.outcome.add(archive, point)
+
+    def repair(self, lesson: Lesson) -> None:
+        """Distils the original into the best file of the search, and adds what comes out of each epoch.
+
+        Where a drop is the limit, a smaller file is what is distilled.
+        """
+        start, budget = self.outcome, self.outcome.budget
+        best = start.best
+        assert best
+        if budget.size is None:
+            start = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR)), deadline=budget.deadline))
+            search(start, partial(_weigh, self.squeezer, start), best.nats_per_bit)
+        assert start.archive
+        assert start.best
+        rate = start.best.nats_per_bit
+
+        def judge(repaired: Archive) -> None:
+            self._judged(*replace(self.squeezer, original=repaired)(rate), rate, repaired=True)
+
+        self.reporter.say(f"distilling {lesson.epochs} epochs on {len(lesson.pictures):,} pictures")
+        repair(lesson, self.squeezer.original, start.archive, self.reporter.progress, judge)
+
+    def explain(self) -> None:
+        """Measures each layer's harm alone and keeps it in the file, if it does not grow beyond the size for that."""
+        outcome, squeezer = self.outcome, self.squeezer
+        best, archive = outcome.best, outcome.archive
+        if best is None or archive is None or outcome.budget.over:
+            return
+        codes = {name: tensor for name, tensor in archive.tensors.items() if name in squeezer.stats}
+        with self.reporter.progress(len(codes), "each layer alone") as advance:
+            harm = self.reference.harm_alone(squeezer.original, codes, advance, outcome.budget)
+        if len(harm) < len(codes):
+            return
+        explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
+        point = replace(best, bytes=len(write(explained, squeezer.codecs)))
+        if outcome.budget.size is None or outcome.budget.allows(point):
+            outcome.settle(explained, point)
+
+
+def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
+    archive, size = squeezer(rate)
+    return outcome.add(archive, Point(rate, size))
+
+
+def bias_names(weights: Iterable[str]) -> list[str]:
+    """The names of the biases that go with these weights, whether there are such or not.
+
+    Example:
+        >>> bias_names(["0.weight"])
+        ['0.bias']
+    """
+    return [name.removesuffix("weight") + "bias" for name in weights]
 
 
 def _bias_harm(original: Archive, stats: Mapping[str, Stats], reference: Reference) -> float:
-    names = [name.removesuffix("weight") + "bias" for name in stats]
-    biases = {name: original.tensors[name] for name in names if name in original.tensors}
-    coarse = {name: BIAS(np.asarray(bias)).values() for name, bias in biases.items() if not isinstance(bias, Code)}
+    coarse = {
+        name: BIAS(np.asarray(original.tensors[name])).values()
+        for name in bias_names(stats)
+        if name in original.tensors
+    }
     return reference.fidelity(replace(original, tensors={**original.tensors, **coarse})).kl if coarse else 0.0
-
-
-def _repair(
-    model: Model,
-    examples: Examples,
-    outcome: Outcome,
-    settings: Settings,
-    squeezer: Squeezer,
-    reference: Reference,
-    progress: Progress,
-    say: Callable[[str], None],
-) -> None:
-    """Distils the original into the best file of the search, and adds what comes out of each epoch."""
-    best, archive = outcome.best, outcome.archive
-    assert best
-    assert archive
-    assert model.preprocessing
-    budget = outcome.budget
-    pictures, rate = examples.calibration, best.nats_per_bit
-    if budget.size is None:
-        smaller = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR)), deadline=budget.deadline))
-        search(smaller, lambda tried: smaller.add(*_weighed(squeezer, tried)), rate)
-        assert smaller.archive
-        assert smaller.best
-        archive, rate = smaller.archive, smaller.best.nats_per_bit
-    say(f"distilling {settings.epochs} epochs on {len(pictures):,} pictures")
-
-    def judge(repaired: Archive) -> None:
-        finished, size = replace(squeezer, original=repaired)(rate)
-        point = Point(rate, size, reference.fidelity(finished), True)
-        say(describe(point))
-        outcome.add(finished, point)
-
-    lesson = Lesson(
-        model.module,
-        model.preprocessing,
-        pictures,
-        settings.epochs,
-        settings.seed,
-        settings.checkpoint,
-        lambda: budget.over,
-    )
-    repair(lesson, squeezer.original, archive, progress, judge)
-
-
-def _weighed(squeezer: Squeezer, rate: float) -> tuple[Archive, Point]:
-    archive, size = squeezer(rate)
-    return archive, Point(rate, size)
 
 
 def measured(
     model: Model,
     examples: Examples,
     seed: int = 0,
-    progress: Progress | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    reporter: Reporter = SILENT,
     seconds: float = math.inf,
 ) -> dict[str, Stats]:
     """The statistics of the calibration pictures, or of as many as there is time for, after saying what it will take.
@@ -330,44 +314,28 @@ def measured(
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
     wanted = need(model.module, model.input_shape, BATCH)
     for name in wanted.skipped:
-        say(f"kept without loss: {name}, which belongs to no convolution and no linear layer")
+        reporter.say(f"kept without loss: {name}, which belongs to no convolution and no linear layer")
     count = len(examples.calibration)
     start = time.perf_counter()
-    measure(model.module, batches(examples.calibration[:2], model), seed)
+    measure(model.module, batches(examples.calibration[:2], model, BATCH), seed)
     each = (time.perf_counter() - start) / min(2, count)
     if each * count > seconds:
         count = max(1, int(seconds / each))
-        say(f"there is time for {count:,} of {len(examples.calibration):,} pictures")
+        reporter.say(f"there is time for {count:,} of {len(examples.calibration):,} pictures")
     others = "others" if examples.disjoint else "of the same, since there are fewer than 20"
-    say(
+    reporter.say(
         f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} {others}: "
         f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
     )
-    with (progress or _silent)(count, "measuring") as advance:
-        stats = measure(model.module, batches(examples.calibration[:count], model), seed, advance)
+    with reporter.progress(count, "measuring") as advance:
+        stats = measure(model.module, batches(examples.calibration[:count], model, BATCH), seed, advance)
     if all(known.sensitivity < 1e-18 for known in stats.values()):
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
         )
     for name in sorted(found.keys() - stats.keys()):
-        say(f"kept without loss: {name}, whose layer is never called as one")
+        reporter.say(f"kept without loss: {name}, whose layer is never called as one")
     return stats
-
-
-def _explain(outcome: Outcome, squeezer: Squeezer, reference: Reference, progress: Progress) -> None:
-    """Measures each layer's harm alone and keeps it in the file, if it does not grow beyond the size for that."""
-    best, archive = outcome.best, outcome.archive
-    if best is None or archive is None or outcome.budget.over:
-        return
-    codes = {name: code for name, code in archive.tensors.items() if name in squeezer.stats and isinstance(code, Code)}
-    with progress(len(codes), "each layer alone") as advance:
-        harm = reference.harm_alone(squeezer.original, codes, advance, outcome.budget)
-    if len(harm) < len(codes):
-        return
-    explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
-    point = replace(best, bytes=len(write(explained, squeezer.codecs)))
-    if outcome.budget.size is None or outcome.budget.allows(point):
-        outcome.settle(explained, point)
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:
@@ -408,9 +376,3 @@ def describe(point: Point) -> str:
         line += f": KL {point.fidelity.kl:.4f}, agreement {point.fidelity.agreement:.1f} %"
         line += f", top-1 drop {point.fidelity.drop:.2f} points" if point.fidelity.labelled else ""
     return line + (" (repaired)" if point.repaired else "")
-
-
-@contextmanager
-def _silent(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    del length, label
-    yield lambda done: None

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from smidgen.archive import Archive, Preprocessing, open_archive
 from smidgen.code import Code, Trellis
 from smidgen.errors import FormatError
+from smidgen.examples import Picture
 from smidgen.file import FAST
 from smidgen.measure import scores_of
 from smidgen.methods.squeeze import nearest
@@ -48,8 +49,6 @@ MIXED = 0.3
 
 IDEAL = "ideal:"
 """Before the name of a weight in a checkpoint: what it would be if it needed no symbols."""
-
-Picture = Path | NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,13 +149,15 @@ class _Student:
         weights = _without_ideals(state).weights()
         self.module.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()}, strict=False)
         self.parameters = dict(self.module.named_parameters())
-        for parameter in self.parameters.values():
-            parameter.requires_grad_(True)
         self.codes = {
             name: tensor
             for name, tensor in state.tensors.items()
             if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis)
         }
+        # what is said to be kept without loss stays as it is
+        biases = {name.removesuffix("weight") + "bias" for name in self.codes}
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in self.codes or name in biases)
         self.ideals = {name: torch.from_numpy(np.array(state.tensors[IDEAL + name])) for name in self.codes}
 
     def groups(self) -> Iterator[dict[str, object]]:
@@ -164,6 +165,8 @@ class _Student:
         for name, parameter in self.parameters.items():
             code = self.codes.get(name)
             if code is None:
+                if not parameter.requires_grad:
+                    continue
                 spread = float(parameter.detach().std()) if parameter.numel() > 1 else abs(float(parameter.detach()))
                 yield {"params": [parameter], "lr": BIAS_STEP * spread}
             else:

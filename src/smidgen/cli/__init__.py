@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(f"smidgen: this needs {error.name}; pip install 'smidgen[{extra}]' brings it", err=True)
         sys.exit(1)
     except MemoryError:
-        click.echo("smidgen: not enough memory for this model; nothing was written", err=True)
+        click.echo("smidgen: not enough memory for this model", err=True)
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):
         click.echo("smidgen: interrupted; nothing that existed was changed", err=True)

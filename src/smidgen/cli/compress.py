@@ -120,8 +120,9 @@ def _by_limit(
     from smidgen.archive import Archive
     from smidgen.budget import Budget, Outcome, Point, parse_seconds, parse_size
     from smidgen.errors import InputError
+    from smidgen.examples import examples_in
     from smidgen.file import codecs_named
-    from smidgen.pipeline import Settings, examples_in, squeeze_to_budget
+    from smidgen.pipeline import Reporter, Settings, squeeze_to_budget
     from smidgen.read import read_model
 
     size, max_drop, seconds = limits
@@ -145,9 +146,9 @@ def _by_limit(
     examples = examples_in(data, loaded, pictures, seed)
     outcome = Outcome(budget, on_better=keep)
     settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"))
-    interrupted = False
+    reporter, interrupted = Reporter(progress, lambda line: click.echo(line, err=True)), False
     try:
-        squeeze_to_budget(loaded, examples, outcome, settings, progress, lambda line: click.echo(line, err=True))
+        squeeze_to_budget(loaded, examples, outcome, settings, reporter)
     except KeyboardInterrupt:
         interrupted = True
     if outcome.archive and not outcome.reached:

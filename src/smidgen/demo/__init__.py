@@ -18,8 +18,9 @@ from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
 from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
 from smidgen.errors import InputError
+from smidgen.examples import Examples
 from smidgen.file import codecs_named
-from smidgen.pipeline import Examples, squeeze_to_budget
+from smidgen.pipeline import Reporter, squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import Model, read_model
 from smidgen.run import Answer, Runner
@@ -96,7 +97,7 @@ def _squeeze(model: Model, pictures: Mapping[str, NDArray[np.uint8]], path: Path
     start = time.perf_counter()
     cropped = crops({name: p for name, p in pictures.items() if name not in JUDGED_BY}, CROPS_EACH // 2, SEED)
     outcome = Outcome(Budget(size=SQUEEZED_SIZE))
-    squeeze_to_budget(model, Examples(cropped, cropped[::6]), outcome, progress=progress)
+    squeeze_to_budget(model, Examples(cropped, cropped[::6]), outcome, reporter=Reporter(progress))
     assert outcome.archive
     size = outcome.archive.save(path)
     click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({SQUEEZED[2]})", err=True)
