@@ -12,15 +12,14 @@ from dataclasses import replace
 from smidgen.file import write
 from smidgen.methods import Quantize
 from smidgen.plan import Plan
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_pictures
 from smidgen.transform import transform
 
 
 def main() -> None:
-    model = read_model("squeezenet1_1")
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    original = read_model("squeezenet1_1")
     squant = Plan.find("squeezenet1_1")
     steps = [(name, replace(m, rounding="nearest") if isinstance(m, Quantize) else m) for name, m in squant.steps]
     archives = [replace(original, tensors=transform(original.weights(), plan)) for plan in (Plan(tuple(steps)), squant)]

@@ -14,11 +14,11 @@ import time
 import numpy as np
 
 from smidgen.archive import Preprocessing
+from smidgen.arrange import arranged
 from smidgen.examples import split
 from smidgen.file import write
-from smidgen.measure import layers
 from smidgen.pipeline import Squeezer, measured
-from smidgen.read import Model, from_module
+from smidgen.read import from_module
 from smidgen.zoo import build
 
 PICTURES, RATE = 20, 1e-11
@@ -33,11 +33,11 @@ NETWORKS = (
 def one(number: int) -> None:
     name, options = NETWORKS[number]
     module = build(name, **options)
-    model = Model(module, (3, 227, 227), Preprocessing(227, 227, std=(58.0, 58.0, 58.0)))
     pictures = list(np.random.default_rng(0).integers(0, 256, (PICTURES, 227, 227, 3), np.uint8))
-    original = from_module(module, model.input_shape, model.preprocessing)
+    preprocessing = Preprocessing(227, 227, std=(58.0, 58.0, 58.0))
+    original = arranged(from_module(module, (3, 227, 227), preprocessing))
     start = time.perf_counter()
-    stats = measured(model, split(pictures, None, PICTURES, 0))
+    stats = measured(original, split(pictures, None, PICTURES, 0))
     measuring = time.perf_counter() - start
     squeezer = Squeezer(original, stats)
     start = time.perf_counter()
@@ -49,9 +49,9 @@ def one(number: int) -> None:
     start = time.perf_counter()
     write(archive, ("raw", "mixed"))
     coding = time.perf_counter() - start
-    found = layers(module).values()
-    weights = sum(layer.weight.numel() for layer in found)
-    squared = sum((layer.weight.numel() // layer.weight.shape[0]) ** 2 for layer in found)
+    found = [original.tensors[name] for name in stats]
+    weights = sum(weight.size for weight in found)
+    squared = sum((weight.size // len(weight)) ** 2 for weight in found)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(
         f"| {name} {options} | {weights / 1e6:.2f} | {squared / 1e6:.2f} | {measuring:.1f} | {first:.1f} "

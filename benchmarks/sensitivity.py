@@ -16,7 +16,7 @@ import numpy as np
 
 from smidgen.methods import Quantize
 from smidgen.plan import Plan
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run import evaluate, find_pictures
 from smidgen.transform import transform
 
@@ -27,8 +27,7 @@ BASE = float(sys.argv[2]) if len(sys.argv) > 2 else 0.058
 
 
 def main() -> None:
-    model = read_model("squeezenet1_1")
-    archive = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    archive = read_model("squeezenet1_1")
     weights = archive.weights()
     names = [name for name in weights if name.endswith("weight")]
     pictures = find_pictures(Path(sys.argv[1]))[:PICTURES]

@@ -13,10 +13,11 @@ import time
 from pathlib import Path
 
 from smidgen.archive import open_archive
+from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.examples import examples_in
 from smidgen.pipeline import Reference, Squeezer, measured
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled
 
@@ -39,13 +40,13 @@ def main() -> None:
     parser.add_argument("--calibrate", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path("squeezed"))
     arguments = parser.parse_args()
-    model = read_model("squeezenet1_1")
-    examples = examples_in(arguments.photos, model, arguments.calibrate, seed=0)
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    original = arranged(read_model("squeezenet1_1"))
+    examples = examples_in(arguments.photos, original, arguments.calibrate, seed=0)
     start = time.perf_counter()
-    squeezer = Squeezer(original, measured(model, examples, seed=0))
+    stats = measured(original, examples, seed=0)
+    squeezer = Squeezer(original, stats, biases=bias_names(original, stats))
     print(f"measured {len(examples.calibration)} photographs in {time.perf_counter() - start:.0f} s")
-    reference = Reference(original, model, examples)
+    reference = Reference(original, examples)
     arguments.out.mkdir(exist_ok=True)
     paths = []
     for size, _ in RIVAL:

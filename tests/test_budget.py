@@ -22,7 +22,7 @@ BRACKET = math.ceil(math.log(1e14, 8)) + 1
 
 
 def fidelity(drop: float, kl: float = 0.01) -> Fidelity:
-    return Fidelity(100, kl, 100 - drop, drop, False)
+    return Fidelity(100, kl, 100 - drop, drop, "agreement")
 
 
 def run(
@@ -201,7 +201,7 @@ def test_curve_is_json(tmp_path: Path) -> None:
     assert saved["best"] in saved["curve"]
     sizes = [point["bytes"] for point in saved["curve"]]
     assert sizes == sorted(sizes)
-    assert saved["best"]["fidelity"].keys() == {"pictures", "kl", "agreement", "drop", "labelled"}
+    assert saved["best"]["fidelity"].keys() == {"pictures", "kl", "agreement", "drop", "measure"}
     Outcome(Budget(size=1)).save_curve(tmp_path / "none.json")
     assert json.loads((tmp_path / "none.json").read_text()) == {"best": None, "reached": False, "curve": []}
 

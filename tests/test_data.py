@@ -13,7 +13,7 @@ from smidgen.budget import Budget, Outcome
 from smidgen.examples import examples_in
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled
 
@@ -29,11 +29,10 @@ def test_squeezenet_under_800_kb_within_half_a_point(tmp_path: Path) -> None:
     model = read_model("squeezenet1_1")
     small = compress_by_plan(model, Plan.find("squeezenet1_1"))
     assert small.save(tmp_path / "small.smidgen") <= 800_000
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     found = find_labelled(tmp_path / "imagenet-measure", model.labels)
     assert found is not None
     assert len(found) == 1150
-    runners = [original.runner(), smidgen.open(tmp_path / "small.smidgen").runner()]
+    runners = [model.runner(), smidgen.open(tmp_path / "small.smidgen").runner()]
     fp32, coded = evaluate(runners, [path for path, _ in found], [index for _, index in found])
     assert fp32.top1 is not None
     assert coded.top1 is not None
@@ -55,8 +54,7 @@ def test_squeezed_squeezenet_is_as_good_as_nncodec_at_0_72_of_its_bytes(tmp_path
     squeeze_to_budget(model, examples_in(tmp_path / "photos-unlabelled", model, 250, 0), outcome)
     assert outcome.archive
     assert 0.99 * 0.72 * 644_847 <= outcome.archive.save(tmp_path / "small.smidgen") <= 0.72 * 644_847
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     found = [path for path, _ in find_labelled(tmp_path / "imagenet-measure", model.labels) or []]
     assert len(found) == 1150
-    squeezed = evaluate([original.runner(), smidgen.open(tmp_path / "small.smidgen").runner()], found)[1]
+    squeezed = evaluate([model.runner(), smidgen.open(tmp_path / "small.smidgen").runner()], found)[1]
     assert squeezed.kl <= 0.0445

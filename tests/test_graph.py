@@ -144,7 +144,6 @@ class Unexportable(nn.Module):
 @pytest.mark.parametrize(
     ("module", "shape", "message"),
     [
-        (Two(), (2,), "Two: has 2 outputs"),
         (Unexportable(), (2, 2), "Unexportable: cannot be traced"),
         (nn.Conv2d(3, 1, 1), (4, 5, 5), r"inputs of shape \(4, 5, 5\)"),
         (nn.Linear(2, 2, device="meta"), (2,), "Linear: cannot be traced"),

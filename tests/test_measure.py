@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from smidgen.code import Stats
 from smidgen.errors import ModelError
-from smidgen.measure import ACTIVITY, layers, measure, need
+from smidgen.measure import ACTIVITY, measure, need
 
 CLASSES = 4
 
@@ -67,10 +67,14 @@ def vote_of(scores: Tensor, generator: torch.Generator) -> Tensor:
     return root - p * root.sum(1, keepdim=True)
 
 
+def measured_names(module: nn.Module, batches: list[NDArray[np.float32]]) -> tuple[str, ...]:
+    return need(module, batches[0], 1).measured
+
+
 def slow_gradients(module: nn.Module, batches: list[NDArray[np.float32]], seed: int) -> dict[str, list[Tensor]]:
     """For every weight the gradient of each input on its own, as outputs x inputs."""
     generator = torch.Generator().manual_seed(seed)
-    found: dict[str, list[Tensor]] = {name: [] for name in layers(module)}
+    found: dict[str, list[Tensor]] = {name: [] for name in measured_names(module, batches)}
     parameters = dict(module.named_parameters())
     for batch in map(torch.from_numpy, batches):
         votes = vote_of(module(batch).detach(), generator)
@@ -155,7 +159,6 @@ def test_layer_used_twice_has_one_gradient(layer: nn.Module, shape: tuple[int, .
 def test_shared_weight_is_measured_once() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, CLASSES))
     module[2].weight = module[0].weight
-    assert list(layers(module)) == ["0.weight", "4.weight"]
     batch = inputs(4)
     found = measure(module, [batch], seed=3)
     assert list(found) == ["0.weight", "4.weight"]
@@ -199,7 +202,7 @@ def test_same_seed_same_result_and_activity_is_free_of_votes() -> None:
 
 
 def test_batches_do_not_matter_once_votes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smidgen.measure._vote", lambda scores, _: torch.tanh(scores - scores.mean(1, keepdim=True)))
+    monkeypatch.setattr("smidgen.measure.vote", lambda _, scores, __: torch.tanh(scores - scores.mean(1, keepdim=True)))
     module, batch = net(nn.Conv2d(4, 4, 3, groups=2), 4), inputs(4, 5, 5, count=7)
     whole = measure(module, [batch])["layer.weight"]
     parts = measure(module, [batch[:1], batch[1:5], batch[5:]])["layer.weight"]
@@ -209,10 +212,11 @@ def test_batches_do_not_matter_once_votes_are_the_same(monkeypatch: pytest.Monke
 
 
 def test_votes_have_the_covariance_of_the_answer() -> None:
-    from smidgen.measure import _vote
+    from smidgen.answers import vote
+    from smidgen.run.outputs import Output
 
     scores = torch.tensor([[0.0, 1.0, -1.0, 2.0]]).repeat(40_000, 1)
-    votes = _vote(scores, torch.Generator().manual_seed(0)).double()
+    votes = vote(Output("y", "scores", 1), scores, torch.Generator().manual_seed(0)).double()
     p = scores[0].softmax(0).double()
     np.testing.assert_allclose(votes.T @ votes / len(votes), torch.diag(p) - p[:, None] * p, atol=0.01)
     np.testing.assert_allclose(votes.sum(1), 0, atol=1e-5)
@@ -253,7 +257,7 @@ def test_network_is_left_as_it_was(failing: bool) -> None:
             measure(module, batches)
     else:
         assert list(measure(module, batches)) == ["0.weight", "5.weight"]
-    need(module, (3, 5, 5), 10)
+    need(module, inputs(3, 5, 5, count=1), 10)
     assert [part.training for part in module.modules()] == modes
     assert [parameter.requires_grad for parameter in module.parameters()] == wanted
     assert all(parameter.grad is None for parameter in module.parameters())
@@ -347,17 +351,17 @@ def test_need_grows_with_what_it_counts() -> None:
             self.conv, self.table = nn.Conv2d(3, 8, 3), nn.Parameter(torch.zeros(8, 2))
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.conv(x).mean((2, 3)) @ self.table
+            return torch.einsum("ni,io->no", self.conv(x).mean((2, 3)), self.table)
 
-    found = need(Odd(), (3, 10, 10), 4)
+    found = need(Odd(), inputs(3, 10, 10, count=1), 4)
     assert found.weights == 8 * 27
     assert found.skipped == ("table",)
     # at least two moments in float64, and all activations of a batch once
     assert found.bytes > 2 * 8 * 27**2 + 4 * 4 * (8 * 8 * 8 + 3 * 100)
     assert found.bytes < 100 * (8 * 27**2 + 4 * 4 * (8 * 8 * 8 + 3 * 100))
-    assert found.bytes < need(Odd(), (3, 10, 10), 8).bytes < 2 * found.bytes
-    assert need(Odd(), (3, 20, 20), 4).bytes > found.bytes
-    assert need(nn.ReLU(), (3, 4, 4), 1)[1:] == (0, ())
+    assert found.bytes < need(Odd(), inputs(3, 10, 10, count=1), 8).bytes < 2 * found.bytes
+    assert need(Odd(), inputs(3, 20, 20, count=1), 4).bytes > found.bytes
+    assert need(nn.ReLU(), inputs(3, 4, 4, count=1), 1)[1:] == (0, (), ())
 
 
 class Tied(nn.Module):
@@ -383,4 +387,4 @@ def test_network_of_doubles() -> None:
     single = measure(network, [inputs(7)])["layer.weight"]
     double = measure(network.double(), [inputs(7)])["layer.weight"]
     np.testing.assert_allclose(double.second_moment, single.second_moment, rtol=1e-3)
-    assert need(network, (7,), 2).weights == 7 * 5 + 5 * CLASSES
+    assert need(network, inputs(7, count=1), 2).weights == 7 * 5 + 5 * CLASSES

@@ -186,7 +186,7 @@ def test_pretrained_network_knows_a_cat() -> None:
     model = read_model("squeezenet1_1")
     assert model.preprocessing is not None
     with torch.no_grad():
-        scores = model.module(torch.from_numpy(prepare(data.chelsea(), model.preprocessing))[None])
+        scores = model.module()(torch.from_numpy(prepare(data.chelsea(), model.preprocessing))[None])
     # tabby, tiger cat, Persian, Siamese, Egyptian
     assert 281 <= int(scores.argmax()) <= 285
 

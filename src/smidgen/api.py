@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
-from smidgen.examples import examples_in, split
+from smidgen.examples import examples_from, examples_in
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import Model, from_module
+from smidgen.read import from_module
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch.nn import Module
 
 __all__ = ["compress", "compress_by_plan"]
 
 
 def compress(
-    module: Module,
-    data: str | os.PathLike[str] | Sequence[Path | NDArray[np.uint8]] | None = None,
+    module: Module | Archive,
+    data: str | os.PathLike[str] | Iterable[Any] | None = None,
     *,
     plan: Plan | str | None = None,
     size: int | None = None,
@@ -41,13 +38,16 @@ def compress(
     input_shape: tuple[int, ...] = (3, 224, 224),
     preprocessing: Preprocessing | None = None,
     labels: tuple[Label, ...] = (),
+    inputs: Sequence[Mapping[str, Any] | Sequence[Any]] = (),
+    outputs: str | None = None,
 ) -> Archive:
     """Compresses a network to a size, to a loss of accuracy, or after a plan.
 
     Args:
-        module: the network; it is not changed.
-        data: a folder of pictures, or pictures: files, or uint8 arrays of shape (height, width, 3). No labels are
-            needed; a folder may have sub-folders named by ``labels``. Not used with a plan.
+        module: the network, or what ``smidgen.read_model`` read; it is not changed.
+        data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
+            (height, width, 3)) or of batches, as a data loader gives them: see ``smidgen.examples.examples_from``. No
+            labels are needed; a folder may have sub-folders named by ``labels``. Not used with a plan.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
         size: bytes that the saved file must not exceed.
         max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.
@@ -58,6 +58,10 @@ def compress(
         input_shape: shape of one input, without the batch dimension.
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
+        inputs: for a network of other inputs than one of ``input_shape``: these, once or more; axes along which they
+            differ may have any size.
+        outputs: what the first output is: "scores" or "probabilities" of classes, "chances" (each of 0 to 1) or
+            "values"; None to find out.
 
     Raises:
         PlanError: the plan cannot be read, or a pattern in it matches nothing.
@@ -80,7 +84,11 @@ def compress(
         >>> 297_000 <= len(write(archive)) <= 300_000
         True
     """
-    model = Model(module, input_shape, preprocessing, labels)
+    if isinstance(module, Archive):
+        model = module if preprocessing is None else replace(module, preprocessing=preprocessing)
+        model = model if not labels else replace(model, labels=labels)
+    else:
+        model = from_module(module, input_shape, preprocessing, labels, inputs)
     if plan is not None:
         if size is not None or max_drop is not None:
             raise InputError("give one of plan, size and max_drop")
@@ -91,14 +99,13 @@ def compress(
     if isinstance(data, str | os.PathLike):
         examples = examples_in(Path(data), model, pictures, seed)
     else:
-        examples = split(data, None, pictures, seed)
-    squeeze_to_budget(model, examples, outcome, Settings(seed=seed, epochs=finetune))
+        examples = examples_from(data, model, pictures, seed)
+    squeeze_to_budget(model, examples, outcome, Settings(seed=seed, epochs=finetune, outputs=outputs))
     if outcome.archive is None or not outcome.reached:
         raise InputError(outcome.verdict())
     return outcome.archive
 
 
-def compress_by_plan(model: Model, plan: Plan) -> Archive:
+def compress_by_plan(archive: Archive, plan: Plan) -> Archive:
     """The archive of a network, compressed after a plan; see ``compress``."""
-    archive = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
     return replace(archive, tensors=transform(archive.weights(), plan))

@@ -34,14 +34,28 @@ class Fidelity:
         kl: mean Kullback-Leibler divergence from the original's answers, in nats.
         agreement: percent of the pictures that are given the original's class.
         drop: points of accuracy lost: of top-1 where labels are known, else of agreement (100 - agreement).
-        labelled: whether labels are known.
+        measure: what is counted: "top-1" where labels are known, else "agreement" of classes, or "cosine".
     """
 
     pictures: int
     kl: float
     agreement: float
     drop: float
-    labelled: bool
+    measure: str
+
+    @property
+    def described(self) -> str:
+        """Both figures in words.
+
+        Example:
+            >>> Fidelity(10, 0.0123, 98.0, 2.0, "agreement").described
+            'KL 0.0123, agreement 98.0 %'
+            >>> Fidelity(10, 0.0123, 98.8, 1.2, "cosine").described
+            'half the squared error 0.0123, cosine 0.9880'
+        """
+        if self.measure == "cosine":
+            return f"half the squared error {self.kl:.4f}, cosine {self.agreement / 100:.4f}"
+        return f"KL {self.kl:.4f}, agreement {self.agreement:.1f} %"
 
 
 @dataclass(frozen=True)
@@ -176,15 +190,13 @@ class Outcome:
             asked, found = f"{budget.size:,} bytes", f"{best.bytes:,} bytes"
         else:
             assert best.fidelity
-            kind = "top-1" if best.fidelity.labelled else "agreement"
-            asked = f"a drop of at most {budget.max_drop:g} points of {kind}"
+            asked = f"a drop of at most {budget.max_drop:g} points of {best.fidelity.measure}"
             found = f"a drop of {best.fidelity.drop:.2f} points with {best.bytes:,} bytes"
         if not self.reached:
             return f"{early}not reached: {asked}; the nearest is {found}"
         harm = ""
         if best.fidelity:
-            harm = f"; on {best.fidelity.pictures} judging pictures KL {best.fidelity.kl:.4f} nats, "
-            harm += f"agreement {best.fidelity.agreement:.1f} %"
+            harm = f"; on {best.fidelity.pictures} others to judge by {best.fidelity.described}"
         if budget.size is not None and best.bytes < 0.99 * budget.size and not early and not best.repaired:
             found += " (none nearer to it was found)"
         return f"{early}reached: {asked}, by {found}{harm}"

@@ -243,8 +243,8 @@ class Elimination(NamedTuple):
 
     Args:
         order: the places, in the order in which they are decided.
-        feedback: float32; of an error at the i-th place, ``feedback[i, j]`` times as much is added to what the j-th
-            aims at, j > i.
+        feedback: None if places do not matter to each other, else float32; of an error at the i-th place,
+            ``feedback[i, j]`` times as much is added to what the j-th aims at, j > i.
         remaining: what a squared error at each place then costs, in place of the diagonal of the form.
 
     Source:
@@ -253,12 +253,12 @@ class Elimination(NamedTuple):
     """
 
     order: NDArray[np.intp]
-    feedback: NDArray[np.float32]
+    feedback: NDArray[np.float32] | None
     remaining: NDArray[np.float64]
 
     @classmethod
     def of(cls, form: NDArray[np.float64], damping: float, order: NDArray[np.intp]) -> Elimination:
-        """The elimination of ``form`` plus ``damping`` times its mean diagonal on the diagonal.
+        """The elimination of ``form``, or of a diagonal, plus ``damping`` times its mean diagonal on the diagonal.
 
         Raises:
             WeightError: the form is not finite, symmetric and positive.
@@ -268,6 +268,11 @@ class Elimination(NamedTuple):
             >>> found.feedback[0, 1], found.remaining
             (np.float32(0.5), array([1.5, 2. ]))
         """
+        if form.ndim == 1:
+            if not np.isfinite(form).all() or (form < 0).any():
+                raise WeightError("statistics: a moment is not finite and positive")
+            mean = float(form.mean())
+            return cls(order, None, form[order] + (1.0 if mean == 0 else damping * mean))
         if not np.isfinite(form).all() or not np.allclose(form, form.T, atol=1e-6 * float(np.abs(form).max())):
             raise WeightError("statistics: a moment is not finite, symmetric and positive")
         mean = float(np.diagonal(form).mean())
@@ -289,7 +294,8 @@ class Stats:
     Args:
         second_moment: float64 of shape (d, d), d being the weights of one output (in a convolution: input channels of a
             group times kernel positions): the mean of x x^T over the unfolded inputs x that the weight meets, or a
-            weighted mean in which those inputs count most that the loss depends on.
+            weighted mean in which those inputs count most that the loss depends on. Of very many inputs only its
+            diagonal, of shape (d,).
         sensitivity: mean squared gradient of the loss with respect to the layer's output, summed over its positions. An
             error e (one row for each output) in the weight costs sensitivity / 2 * trace(e second_moment e^T).
         samples: how many inputs were averaged.
@@ -309,7 +315,13 @@ class Stats:
         Raises:
             WeightError: the second moment is not finite, symmetric and positive.
         """
-        return Elimination.of(self.second_moment, DAMPING, np.argsort(-np.diagonal(self.second_moment), kind="stable"))
+        return Elimination.of(self.second_moment, DAMPING, np.argsort(-self.diagonal, kind="stable"))
+
+    @property
+    def diagonal(self) -> NDArray[np.float64]:
+        """The mean square of each input: float64 of shape (d,)."""
+        moment = self.second_moment
+        return moment if moment.ndim == 1 else np.diagonal(moment)
 
     @cached_property
     def output_elimination(self) -> Elimination | None:
@@ -329,7 +341,7 @@ class Stats:
         Raises:
             WeightError: the statistics belong to another shape.
         """
-        diagonal = np.diagonal(self.second_moment)
+        diagonal = self.diagonal
         if weight.size != weight.shape[0] * diagonal.size:
             raise WeightError(f"statistics of {diagonal.size} inputs do not fit a weight of shape {weight.shape}")
         return np.broadcast_to(diagonal, (weight.shape[0], diagonal.size)).reshape(weight.shape)

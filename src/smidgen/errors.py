@@ -15,6 +15,7 @@ __all__ = [
     "PlanError",
     "SmidgenError",
     "WeightError",
+    "one_line",
 ]
 
 
@@ -40,3 +41,13 @@ class ModelError(SmidgenError):
 
 class InputError(SmidgenError):
     """A picture, folder or option given by the user cannot be used."""
+
+
+def one_line(error: BaseException) -> str:
+    """The type of an error of another library and the first line of what it says.
+
+    Example:
+        >>> one_line(ValueError("no\\nway"))
+        'ValueError: no'
+    """
+    return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0][:300]}"

@@ -1,87 +1,269 @@
-"""Pictures to calibrate on and to judge by, and how they become inputs."""
+"""Examples to calibrate on and to judge by: pictures, or whatever else a network takes; and how they become inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from smidgen.errors import InputError, ModelError
-from smidgen.read import Model
+from smidgen.archive import Archive
+from smidgen.errors import InputError, ModelError, one_line
 from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
 
-__all__ = ["Examples", "Picture", "batches", "examples_in", "split"]
+__all__ = [
+    "Examples",
+    "Input",
+    "Item",
+    "all_in",
+    "batches",
+    "examples_from",
+    "examples_in",
+    "groups",
+    "inputs_of",
+    "split",
+]
 
-Picture = Path | NDArray[np.uint8]
+Item = Path | NDArray[np.uint8] | Mapping[str, NDArray[Any]]
+"""A picture, or one example as an array for each input of the network, with whatever axis of examples these have."""
 
 HELD_OUT = 400
 
 
+class Input(NamedTuple):
+    """One input of a network: its name, its type, and its sizes, None where they are free."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int | None, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Pictures to calibrate on, and others to judge by.
+    """Examples to calibrate on, and others to judge by.
 
     Args:
         calibration: what statistics and repair see.
         held_out: what the harm is measured on.
         truth: index of the true class of each held-out picture, or None if unknown.
-        disjoint: whether no picture is in both.
+        disjoint: whether no example is in both.
     """
 
-    calibration: Sequence[Picture]
-    held_out: Sequence[Picture]
+    calibration: Sequence[Item]
+    held_out: Sequence[Item]
     truth: Sequence[int] | None = None
     disjoint: bool = True
 
+    @property
+    def what(self) -> str:
+        """What the examples are called."""
+        return "inputs" if isinstance(self.calibration[0], Mapping) else "pictures"
 
-def examples_in(folder: Path, model: Model, most: int, seed: int) -> Examples:
-    """The pictures in a folder, with or without class sub-folders, split by ``split``.
+
+def examples_in(path: Path, archive: Archive, most: int, seed: int) -> Examples:
+    """The examples in a folder of pictures (with or without class sub-folders), an ``.npz`` file or a folder of those.
 
     Raises:
-        InputError: there are none, or a sub-folder is no class.
+        InputError: there are none, a sub-folder is no class, or arrays do not fit the network.
     """
-    labelled = find_labelled(folder, model.labels)
+    if _array_files(path):
+        return split(all_in(path, archive), None, most, seed)
+    labelled = find_labelled(path, archive.labels)
     if labelled is None:
-        return split(find_pictures(folder), None, most, seed)
-    return split([path for path, _ in labelled], [index for _, index in labelled], most, seed)
+        return split(find_pictures(path), None, most, seed)
+    return split([picture for picture, _ in labelled], [index for _, index in labelled], most, seed)
 
 
-def split(pictures: Sequence[Picture], truth: Sequence[int] | None, most: int, seed: int) -> Examples:
-    """A fifth of the pictures, at most 400, is held out; of the others at most ``most`` are taken. The draw is random.
-
-    Of fewer than 20 pictures all serve both purposes.
+def all_in(path: Path, archive: Archive) -> list[Item]:
+    """All examples in a folder of pictures, an ``.npz`` file or a folder of those; labels do not matter.
 
     Raises:
-        InputError: there are no pictures.
+        InputError: there are none, or arrays do not fit the network.
+    """
+    files = _array_files(path)
+    if files:
+        return [item for file in files for item in _npz(file, archive)]
+    labelled = find_labelled(path, archive.labels)
+    return list(find_pictures(path)) if labelled is None else [picture for picture, _ in labelled]
+
+
+def _array_files(path: Path) -> list[Path]:
+    if path.suffix == ".npz":
+        return [path]
+    return sorted(path.glob("*.npz")) if path.is_dir() else []
+
+
+def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -> Examples:
+    """The examples of any iterable: pictures, or batches as a training loop gives them.
+
+    Args:
+        data: picture files; uint8 arrays of shape (height, width, 3); or batches: an array or tensor, a tuple of these
+            in the order of the network's inputs (what is left over, like labels, is ignored), or a mapping by name.
+        archive: of the network.
+        most: how many to calibrate on at most.
+        seed: of the draw.
+
+    Raises:
+        InputError: there are none, or they do not fit the network.
+    """
+    items: list[Item] = []
+    for given in data:
+        if isinstance(given, str | Path):
+            items.append(Path(given))
+        elif isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and archive.preprocessing:
+            items.append(given)
+        else:
+            items += _singles(_by_name(given, archive), archive)
+    return split(items, None, most, seed)
+
+
+def split(items: Sequence[Item], truth: Sequence[int] | None, most: int, seed: int) -> Examples:
+    """A fifth of the examples, at most 400, is held out; of the others at most ``most`` are taken. The draw is random.
+
+    Of fewer than 20 all serve both purposes.
+
+    Raises:
+        InputError: there are none.
 
     Example:
         >>> found = split([np.zeros((1, 1, 3), np.uint8)] * 100, None, most=50, seed=0)
         >>> len(found.calibration), len(found.held_out)
         (50, 20)
     """
-    if not pictures:
+    if not items:
         raise InputError("no pictures to calibrate on")
-    order = np.random.default_rng(seed).permutation(len(pictures))
-    count = min(len(pictures) // 5, HELD_OUT)
-    held, rest = (order[:count], order[count:]) if len(pictures) >= 20 else (order, order)
+    order = np.random.default_rng(seed).permutation(len(items))
+    count = min(len(items) // 5, HELD_OUT)
+    held, rest = (order[:count], order[count:]) if len(items) >= 20 else (order, order)
     return Examples(
-        [pictures[i] for i in rest[:most]],
-        [pictures[i] for i in held],
+        [items[i] for i in rest[:most]],
+        [items[i] for i in held],
         None if truth is None else [truth[i] for i in held],
-        len(pictures) >= 20,
+        len(items) >= 20,
     )
 
 
-def batches(pictures: Sequence[Picture], model: Model, size: int) -> Iterator[NDArray[np.float32]]:
-    """The pictures as inputs of the network, a few at a time."""
-    if model.preprocessing is None:
-        raise ModelError(
-            "it is not known how pictures become the network's input; give the module an attribute `preprocessing` "
-            "(a smidgen.archive.Preprocessing)"
-        )
-    for start in range(0, len(pictures), size):
-        pixels = [p if isinstance(p, np.ndarray) else open_picture(p) for p in pictures[start : start + size]]
-        yield np.stack([prepare(p, model.preprocessing) for p in pixels])
+def inputs_of(archive: Archive) -> list[Input]:
+    """The inputs of an archive's network.
+
+    Raises:
+        ModelError: it has none, or one that is no tensor.
+    """
+    found = []
+    for value in onnx.load_from_string(archive.graph).graph.input:
+        kind = value.type.tensor_type
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(f"input {value.name!r} of the network is no tensor")
+        sizes = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
+        found.append(Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), sizes))
+    if not found:
+        raise ModelError("the file holds only weights and no network, so nothing can be run or measured; use a plan")
+    return found
+
+
+def groups(items: Sequence[Item], archive: Archive, size: int) -> Iterator[list[Item]]:
+    """The examples in batches: pictures always, others where they have the same shapes and an axis of examples."""
+    wide = not items or not isinstance(items[0], Mapping) or _batched(inputs_of(archive))
+    group: list[Item] = []
+    for item in items:
+        if group and (not wide or len(group) == size or not _alike(group[0], item)):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def batches(items: Sequence[Item], archive: Archive, size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """The examples as inputs of the network by name, a few at a time.
+
+    Raises:
+        ModelError: they are pictures, and it is not known how these become the network's input.
+    """
+    inputs = inputs_of(archive)
+    for group in groups(items, archive, size):
+        if isinstance(group[0], Mapping):
+            names = list(group[0])
+            yield {name: _joined([item[name] for item in group]) for name in names}  # type: ignore[call-overload, index]
+            continue
+        if archive.preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
+            raise ModelError(
+                "it is not known how pictures become the network's input; give the module an attribute `preprocessing` "
+                "(a smidgen.archive.Preprocessing), or --preprocessing"
+            )
+        pixels = [p if isinstance(p, np.ndarray) else open_picture(p) for p in group]  # type: ignore[arg-type]
+        yield {inputs[0].name: np.stack([prepare(p, archive.preprocessing) for p in pixels]).astype(inputs[0].dtype)}
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _batched(inputs: Sequence[Input]) -> bool:
+    """Whether every input has examples along its first axis, as far as the graph tells."""
+    return all(given.shape and given.shape[0] is None for given in inputs)
+
+
+def _alike(one: Item, other: Item) -> bool:
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return True
+    return all(one[name].shape[1:] == other[name].shape[1:] for name in one)
+
+
+def _npz(path: Path, archive: Archive) -> Iterator[Item]:
+    """The examples of one file. An array with one axis more than its input has an example in each row; one of as many
+    axes is one batch; what has as many axes as its input where that has none along which examples lie is for all."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
+    if not arrays:
+        raise InputError(f"{path}: holds no arrays")
+    ranks = {given.name: len(given.shape) for given in inputs_of(archive)}
+    rows = {name: len(a) for name, a in arrays.items() if a.ndim == ranks.get(name, -2) + 1}
+    if not rows:
+        yield from _singles(_by_name(arrays, archive, str(path)), archive)
+        return
+    if len(set(rows.values())) > 1:
+        raise InputError(f"{path}: arrays of different numbers of examples: {rows}")
+    for row in range(next(iter(rows.values()))):
+        yield _by_name({name: a[row] if name in rows else a for name, a in arrays.items()}, archive, str(path))
+
+
+def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDArray[Any]]:
+    """One batch as arrays by name, of the types that the network takes."""
+    inputs = inputs_of(archive)
+    if isinstance(given, Mapping):
+        arrays = {name: np.asarray(value) for name, value in given.items()}
+    elif isinstance(given, tuple | list):
+        if len(given) < len(inputs):
+            raise InputError(f"{where}: {len(given)} arrays for the {len(inputs)} inputs of the network")
+        arrays = {wanted.name: np.asarray(value) for wanted, value in zip(inputs, given, strict=False)}
+    else:
+        arrays = {inputs[0].name: np.asarray(given)}
+    found = {}
+    for name, dtype, shape in inputs:
+        if name not in arrays:
+            raise InputError(f"{where}: input {name!r} of the network is missing; there are {', '.join(arrays)}")
+        array = arrays[name]
+        fits = array.ndim == len(shape) and all(w in (None, s) for w, s in zip(shape, array.shape, strict=True))
+        if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
+            sizes = ", ".join("any" if size is None else str(size) for size in shape)
+            raise InputError(f"{where}: input {name!r} is {dtype} ({sizes}), not {array.dtype} {array.shape}")
+        found[name] = np.ascontiguousarray(array, dtype)
+    return found
+
+
+def _singles(batch: dict[str, NDArray[Any]], archive: Archive) -> list[Item]:
+    """A batch in single examples, if the network takes these along its first axes."""
+    inputs = inputs_of(archive)
+    counts = {len(batch[name]) for name, _, shape in inputs if shape}
+    if not _batched(inputs) or len(counts) != 1:
+        return [batch]
+    return [{name: array[row : row + 1] for name, array in batch.items()} for row in range(counts.pop())]

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx
 import torch
 from torch import nn
+from torch.jit._trace import TracerWarning
 from torch.onnx import TrainingMode
+from torch.utils import _pytree
 
-from smidgen.errors import ModelError
+from smidgen.errors import ModelError, one_line
 
-__all__ = ["export_graph", "one_line"]
+__all__ = ["export_graph", "strip_"]
 
 _OPSET = 17
 """Old enough for every ONNX Runtime that smidgen allows, new enough for layer normalization as one node."""
@@ -25,20 +28,26 @@ INPUT, OUTPUT = "image", "scores"
 """What the input and the output of every graph are called."""
 
 
-def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
+def export_graph(
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    examples: Sequence[Mapping[str, Any] | Sequence[Any]] = (),
+) -> bytes:
     """The computation of a module in evaluation mode, as an ONNX graph whose weights carry no data.
 
     Args:
         module: takes one float32 tensor of shape (batch, ``*input_shape``) and returns one tensor with the batch
-            first. It is not changed.
+            first; or, with ``examples``, takes what these are and returns tensors, alone or in tuples, lists and
+            mappings. It is not changed.
         input_shape: shape of one input, without the batch dimension.
+        examples: inputs of the module, in order or by name. An axis along which they differ gets a free size.
 
     Returns:
         A serialized ``ModelProto``, the same for the same module. Every entry of the state dict that the computation
         uses is an initializer of that name, shape and type (floats: float32) without data; constants keep theirs.
 
     Raises:
-        ModelError: the module cannot be copied, run on such an input, or written as ONNX; or has several outputs.
+        ModelError: the module cannot be copied, run on such an input, or written as ONNX.
 
     Example:
         >>> graph = onnx.load_from_string(export_graph(nn.Conv2d(3, 4, 1), (3, 8, 8))).graph
@@ -47,15 +56,13 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
     """
     try:
         # A copy, because hooks, the mode and the type of a module that may be in training are none of our business.
-        still = copy.deepcopy(module).cpu().float().eval()
-        proto = _export(still, torch.zeros(1, *input_shape))
+        still = copy.deepcopy(module).cpu().float()
+        still = still if isinstance(still, torch.fx.GraphModule) else still.eval()
+        proto = _export(still, _examples(still, examples) or [{INPUT: torch.zeros(1, *input_shape)}])
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
-        raise ModelError(
-            f"{type(module).__name__}: cannot be traced for inputs of shape {input_shape}: {one_line(error)}"
-        ) from None
+        wanted = "the examples" if examples else f"inputs of shape {input_shape}"
+        raise ModelError(f"{type(module).__name__}: cannot be traced for {wanted}: {one_line(error)}") from None
     graph = proto.graph
-    if len(graph.output) != 1:
-        raise ModelError(f"{type(module).__name__}: has {len(graph.output)} outputs; a file holds a network with one")
     state = still.state_dict()
     for tensor in graph.initializer:
         if tensor.name not in state:
@@ -63,34 +70,73 @@ def export_graph(module: nn.Module, input_shape: tuple[int, ...]) -> bytes:
         if tuple(tensor.dims) != tuple(state[tensor.name].shape):
             raise ModelError(f"{tensor.name}: the exporter turned {tuple(state[tensor.name].shape)} into {tensor.dims}")
         tensor.CopyFrom(onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type))
-    _strip_(proto)
+    strip_(proto)
     data: bytes = proto.SerializeToString(deterministic=True)
     return data
 
 
-def one_line(error: BaseException) -> str:
-    """The type of an error and the first line of what it says.
+def _examples(module: nn.Module, given: Sequence[Mapping[str, Any] | Sequence[Any]]) -> list[dict[str, torch.Tensor]]:
+    """Inputs by the names that the module's own function gives them."""
+    found = []
+    for one in given:
+        if not isinstance(one, Mapping):
+            one = [one] if isinstance(one, torch.Tensor) else one
+            names = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
+            names += [f"input_{number}" for number in range(len(names), len(one))]
+            one = dict(zip(names, one, strict=False))
+        found.append({name: torch.as_tensor(value) for name, value in one.items()})
+    return found
 
-    Example:
-        >>> one_line(ValueError("no\\nway"))
-        'ValueError: no'
-    """
-    return f"{type(error).__name__}: {(str(error).strip() or '(no message)').splitlines()[0]}"
+
+class _Flat(nn.Module):
+    """A module that takes tensors in order and gives all its tensors in a tuple."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.module = module
+        parameters = inspect.signature(module.forward).parameters
+        self.by_name = [name in parameters for name in names]
+        self.names = names
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        given = list(zip(self.names, inputs, self.by_name, strict=True))
+        output = self.module(
+            *(tensor for _, tensor, known in given if not known), **{name: t for name, t, known in given if known}
+        )
+        found = tuple(leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+        return found if len(found) != 1 else found[0]
 
 
-def _export(module: nn.Module, example: torch.Tensor) -> Any:
+def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
     """The graph as the exporter gives it, its initializers under their names in the state dict."""
-    buffer = io.BytesIO()
+    buffer, names, first = io.BytesIO(), list(examples[0]), list(examples[0].values())
+    flat = _Flat(module, names)
+    with torch.no_grad():
+        results = flat(*first)
+    outputs = (
+        [OUTPUT, *(f"output_{number}" for number in range(2, len(results) + 1))]
+        if isinstance(results, tuple)
+        else [OUTPUT]
+    )
+    free = {
+        name: {
+            axis: "batch" if axis == 0 else f"{name}_{axis}"
+            for axis, size in enumerate(tensor.shape)
+            if axis == 0 or any(other[name].shape[axis] != size for other in examples)
+        }
+        for name, tensor in zip(names, first, strict=True)
+    }
     with warnings.catch_warnings():
         # docs/decisions.md, 5: the old exporter is the one wanted, and announces that it is old
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", TracerWarning)
         torch.onnx.export(
-            module,
-            (example,),
+            flat,
+            tuple(first),
             buffer,  # type: ignore[arg-type]  # the old exporter writes to any buffer; its annotation does not say so
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes={**free, **{name: {0: "batch"} for name in outputs}},
             opset_version=_OPSET,
             dynamo=False,
             # These three keep weights what they are in the state dict: no batch normalization multiplied into
@@ -100,13 +146,15 @@ def _export(module: nn.Module, example: torch.Tensor) -> Any:
             keep_initializers_as_inputs=True,
         )
     proto = onnx.load_from_string(buffer.getvalue())
-    inputs = [value for value in proto.graph.input if value.name == INPUT]
+    prefix = "module."
+    _rename_(proto.graph, lambda name: name.removeprefix(prefix) if name.startswith(prefix) else name)
+    inputs = [value for value in proto.graph.input if value.name in names]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
     return proto
 
 
-def _strip_(proto: Any) -> None:
+def strip_(proto: Any) -> None:
     """Removes what no runtime needs: who made it, documentation, names of nodes, shapes between; shortens names."""
     for field in ("producer_name", "producer_version", "doc_string", "metadata_props"):
         proto.ClearField(field)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils import _pytree
 
+from smidgen.answers import vote
 from smidgen.code import Stats
 from smidgen.errors import ModelError
+from smidgen.run.outputs import Output
+from smidgen.uses import Use, named_weights, watched
 
-__all__ = ["Need", "layers", "measure", "need", "scores_of"]
+__all__ = ["Inputs", "Need", "measure", "need"]
 
 ACTIVITY = 0.2
 """Part of plain activity in the second moment; the rest counts inputs by how much the loss depends on them."""
 
-_Convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+WIDE = 8192
+"""Inputs of a weight beyond which only the diagonal of their second moment is kept."""
+
+UNSEEN = 0.5
+"""How often a word that was never looked up is taken to have been seen, so that its errors count, too."""
+
+Inputs = NDArray[np.float32] | Mapping[str, NDArray[np.generic]]
 
 
 class Need(NamedTuple):
@@ -30,81 +37,67 @@ class Need(NamedTuple):
 
     bytes: int
     weights: int
+    measured: tuple[str, ...]
     skipped: tuple[str, ...]
 
 
-def layers(module: nn.Module) -> dict[str, _Layer]:
-    """The layers that can be measured, by the name of their weight, in the order of the module.
-
-    A weight that several layers share is named once.
-
-    Example:
-        >>> list(layers(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Linear(4, 2))))
-        ['0.weight', '2.weight']
-    """
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found: dict[str, _Layer] = {}
-    for layer in module.modules():
-        if isinstance(layer, (*_Convolution, nn.Linear)) and id(layer.weight) in names:
-            found.setdefault(names[id(layer.weight)], layer)
-    return found
-
-
-def need(module: nn.Module, shape: tuple[int, ...], batch: int) -> Need:
-    """What measuring takes: the moments of all layers, and the activations of one batch.
+def need(module: nn.Module, batch: Inputs, size: int) -> Need:
+    """What measuring takes: the moments of all weights, and the activations of one batch.
 
     Args:
         module: the network.
-        shape: of one input, without the batch dimension.
-        batch: how many inputs are computed at once.
+        batch: an example, which is run once.
+        size: how many times as much is computed at once.
 
     Returns:
-        An estimate of bytes, the weights that will be measured, and the names of the parameters of two and more
-        axes that will not.
+        An estimate of bytes, how many weights will be measured, their names, and those of the parameters of two and
+        more axes that will not.
+
+    Raises:
+        ModelError: the network cannot be run.
     """
-    found = layers(module)
+    with _evaluating(module), watched(module) as uses:
+        _called(module, batch)
+    names = {use.name for use in uses}
+    found = {name: weight for name, weight in named_weights(module) if name in names}
     # two sums and the moment that they give at 8 bytes, and what is factored of it at 4; three times 8 for outputs
-    moments = sum(28 * _inputs(layer) ** 2 + 24 * layer.weight.shape[0] ** 2 for layer in found.values())
-    largest = max((16 * _inputs(layer) ** 2 for layer in found.values()), default=0)
-    sizes: list[int] = []
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    handles = [m.register_forward_hook(lambda _, __, out: sizes.append(_numel(out))) for m in module.modules()]
-    try:
-        with torch.no_grad(), _evaluating(module):
-            module(torch.zeros(1, *shape, dtype=dtype))
-    finally:
-        for handle in handles:
-            handle.remove()
-    activations = 4 * 4 * batch * (sum(sizes) + int(np.prod(shape)))
-    skipped = tuple(name for name, p in module.named_parameters() if p.ndim > 1 and name not in found)
-    return Need(moments + largest + activations, sum(layer.weight.numel() for layer in found.values()), skipped)
+    sizes = [(weight.shape[0], weight.numel() // weight.shape[0]) for weight in found.values()]
+    moments = sum((28 * d**2 if d <= WIDE else 28 * d) + 24 * n**2 for n, d in sizes)
+    largest = max((16 * d**2 for _, d in sizes if d <= WIDE), default=0)
+    # an activation is kept for the way back with what it is made of, unfolded for the moments
+    activations = 4 * 4 * size * sum(4 * use.x.numel() for use in uses)
+    skipped = tuple(name for name, weight in named_weights(module) if weight.ndim > 1 and name not in found)
+    return Need(moments + largest + activations, sum(w.numel() for w in found.values()), tuple(found), skipped)
 
 
 def measure(
     module: nn.Module,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Inputs],
     seed: int = 0,
     on_progress: Callable[[int], None] | None = None,
+    outputs: Sequence[Output] | None = None,
 ) -> dict[str, Stats]:
-    """Second moments and sensitivities of every convolution and linear layer, in one pass over unlabelled inputs.
+    """Second moments and sensitivities of every weight that inputs are multiplied with, in one pass without labels.
 
-    The loss is the Kullback-Leibler divergence from the network's own answers; to second order it is half the square
-    of the gradient of a random vote of the classes, drawn so that its covariance is that of the answer. One backward
-    pass of one vote gives, for every layer and every input on its own, the gradient of its weight: summed over
-    positions, so that what cancels out between positions, or adds up, is seen. Memory does not grow with the inputs.
+    The loss is the divergence from the network's own answers (``smidgen.run.outputs.divergence``); to second order it
+    is half the square of the gradient of a random vote, drawn so that its covariance is the second derivative of the
+    divergence. One backward pass of one vote gives, for every weight and every input on its own, its gradient: summed
+    over positions, so that what cancels out between positions, or adds up, is seen. Memory does not grow with the
+    inputs. Convolutions, their transposes, linear functions and look-ups are seen wherever they happen, in whatever
+    layers.
 
     Args:
-        module: the network; computed in evaluation mode, and not changed. It gives one score (or one probability) for
-            each class.
-        batches: float32 inputs of shape (n, ...).
+        module: the network; computed in evaluation mode, and not changed.
+        batches: inputs: one array of shape (n, ...), or arrays by name.
         seed: of the votes.
         on_progress: called with the number of inputs done.
+        outputs: what the outputs are; by default there is one, of scores (or probabilities) of classes.
 
     Returns:
-        The statistics of each layer that was used, by the name of its weight.
+        The statistics of each weight that was used so, by its name.
 
     Raises:
-        ModelError: the network does not give one finite number per class, or there is no input.
+        ModelError: an output is not finite or not what it is said to be, or there is no input.
 
     Source:
         The Fisher information as in Martens & Grosse, "K-FAC", arXiv 1503.05671, with the whole gradient of an input
@@ -117,120 +110,167 @@ def measure(
         ((27, 27), 2)
     """
     generator = torch.Generator().manual_seed(seed)
-    sums = {name: _Sums(layer) for name, layer in layers(module).items()}
-    by_weight = {id(total.layer.weight): total for total in sums.values()}
+    weights = dict(named_weights(module))
+    sums: dict[str, _Sums] = {}
     done = 0
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    with _evaluating(module), _watched(module, by_weight):
+    with _evaluating(module), watched(module) as uses:
         for batch in batches:
-            scores = scores_of(module(torch.from_numpy(np.ascontiguousarray(batch, np.float32)).to(dtype)))
-            if scores.requires_grad:
-                scores.backward(_vote(scores.detach(), generator))  # type: ignore[no-untyped-call]
-            for total in sums.values():
-                total.close()
-            done += len(batch)
+            found = _called(module, batch)
+            kinds = outputs or _scores(found)
+            pairs = [(y, vote(kind, y.detach(), generator)) for kind, y in zip(kinds, found, strict=False)]
+            live = [(y, vote) for y, vote in pairs if vote is not None and y.requires_grad]
+            if live:
+                torch.autograd.backward([y for y, _ in live], [vote for _, vote in live])
+            for name, mine in _by_name(uses).items():
+                sums.setdefault(name, _Sums(weights[name].shape)).add(mine)
+            uses.clear()
+            done += len(found[0]) if found[0].ndim else 1
             if on_progress:
                 on_progress(done)
     if not done:
         raise ModelError("measuring needs at least one input")
-    return {name: total.stats(done) for name, total in sums.items() if total.positions}
+    return {name: sums[name].stats(done) for name in weights if name in sums and sums[name].positions}
+
+
+def _called(module: nn.Module, batch: Inputs) -> tuple[Tensor, ...]:
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+
+    def tensor(array: NDArray[np.generic]) -> Tensor:
+        found = torch.from_numpy(np.array(array))
+        return found.to(dtype) if found.dtype == torch.float32 else found
+
+    if isinstance(batch, Mapping):
+        output = module(**{name: tensor(array) for name, array in batch.items()})
+    else:
+        output = module(tensor(batch))
+    found = [leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+    if not found:
+        raise ModelError("measuring needs a network that gives tensors")
+    return tuple(found)
+
+
+def _by_name(uses: list[Use]) -> dict[str, list[Use]]:
+    found: dict[str, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.name, [])
+        if use.gradient is not None:
+            found[use.name].append(use)
+    return found
 
 
 class _Sums:
-    """What adds up for one layer."""
+    """What adds up for one weight."""
 
-    def __init__(self, layer: _Layer) -> None:
-        inputs = _inputs(layer)
-        self.layer = layer
-        self.activity = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.fisher = torch.zeros(inputs, inputs, dtype=torch.float64)
-        self.outputs = torch.zeros(layer.weight.shape[0], layer.weight.shape[0], dtype=torch.float64)
+    def __init__(self, shape: torch.Size) -> None:
+        self.rows, self.inputs = shape[0], shape[1:].numel()
+        square = (self.inputs,) if self.inputs > WIDE else (self.inputs, self.inputs)
+        self.activity = torch.zeros(square, dtype=torch.float64)
+        self.fisher = torch.zeros(square, dtype=torch.float64)
+        self.outputs = torch.zeros(self.rows, self.rows, dtype=torch.float64)
         self.positions = 0
-        self.calls: list[_Call] = []
+        self.seen: Tensor | None = None
 
-    def close(self) -> None:
-        """Adds a batch: a layer that was used several times has one gradient, the sum over its uses."""
-        calls, self.calls = [call for call in self.calls if call.gradient is not None], []
-        if not calls:
-            return
+    def add(self, uses: list[Use]) -> None:
+        """Adds a batch: a weight that was used several times has one gradient, the sum over its uses."""
         with torch.no_grad():
-            x = torch.cat([_patches(call.x, call.layer) for call in calls], 2)
-            g = torch.cat([_gradients(call.gradient, call.layer) for call in calls], 2)
-            n, groups, positions, inputs = x.shape
-            flat = x.reshape(-1, inputs)
-            self.activity += (flat.T @ flat).double()
-            self.positions += len(flat)
-            x, g = x.flatten(0, 1), g.flatten(0, 1)
-            if positions <= g.shape[2]:
-                # the same sum by the positions, which are fewer than the outputs: a linear layer has one
-                weighted = torch.bmm(torch.bmm(g, g.transpose(1, 2)), x)
-                self.fisher += (flat.T @ weighted.reshape(-1, inputs)).double()
-                gram = torch.bmm(x, x.transpose(1, 2)).reshape(n, groups, positions, positions)
-                grouped = g.reshape(n, groups, positions, -1)
-                if groups == 1:
-                    answered = torch.matmul(gram, grouped)
-                    self.outputs += torch.einsum("bgtm,bgtn->mn", grouped, answered).double()
-                else:
-                    self._add_outputs(torch.bmm(g.transpose(1, 2), x), n)
+            plain = [use for use in uses if use.kind in ("linear", "convolution")]
+            for swapped in (False, True):
+                same = [use for use in plain if use.swapped == swapped]
+                if same:
+                    ends = [(use.patches(), use.gradients(self.rows)) for use in same]
+                    x, g = (torch.cat(parts, 2) for parts in zip(*ends, strict=True))
+                    self._add(*((g, x) if swapped else (x, g)))
+            for use in uses:
+                if use.kind == "transposed":
+                    self._add_transposed(use)
+                elif use.kind == "lookup":
+                    self._add_lookup(use)
+
+    def _add(self, x: Tensor, g: Tensor) -> None:
+        """Inputs (n, groups, positions, inputs) and gradients (n, groups, positions, outputs)."""
+        n, groups, positions, inputs = x.shape
+        flat = x.reshape(-1, inputs)
+        self.activity += (flat.square().sum(0) if self.activity.ndim == 1 else flat.T @ flat).double()
+        self.positions += len(flat)
+        x, g = x.flatten(0, 1), g.flatten(0, 1)
+        if positions <= g.shape[2] and self.fisher.ndim == 2:
+            # the same sum by the positions, which are fewer than the outputs: a linear layer has one
+            weighted = torch.bmm(torch.bmm(g, g.transpose(1, 2)), x)
+            self.fisher += (flat.T @ weighted.reshape(-1, inputs)).double()
+            gram = torch.bmm(x, x.transpose(1, 2)).reshape(n, groups, positions, positions)
+            grouped = g.reshape(n, groups, positions, -1)
+            if groups == 1:
+                answered = torch.matmul(gram, grouped)
+                self.outputs += torch.einsum("bgtm,bgtn->mn", grouped, answered).double()
             else:
-                gradient = torch.bmm(g.transpose(1, 2), x).reshape(-1, inputs)
-                self.fisher += (gradient.T @ gradient).double()
-                self._add_outputs(gradient, n)
+                self._add_outputs(torch.bmm(g.transpose(1, 2), x), n)
+        else:
+            gradient = torch.bmm(g.transpose(1, 2), x).reshape(-1, inputs)
+            self.fisher += (gradient.square().sum(0) if self.fisher.ndim == 1 else gradient.T @ gradient).double()
+            self._add_outputs(gradient, n)
 
     def _add_outputs(self, gradient: Tensor, n: int) -> None:
-        by_output = gradient.reshape(n, self.layer.weight.shape[0], -1)
+        by_output = gradient.reshape(n, self.rows, -1)
         self.outputs += torch.einsum("bmi,bni->mn", by_output, by_output).double()
 
+    def _add_transposed(self, use: Use) -> None:
+        """The weight (outputs, kernel, inputs): an output sees an input through one place of the kernel."""
+        x, windows = use.scattered()
+        n, _, inputs = x.shape
+        gradient = torch.einsum("npi,npok->noki", x, windows).reshape(n, self.rows, -1)
+        flat = gradient.reshape(-1, self.inputs)
+        self.fisher += (flat.T @ flat).double()
+        self._add_outputs(gradient, n)
+        assert use.gradient is not None
+        seen = use.gradient[0, 0].numel() * n
+        active = x.reshape(-1, inputs)
+        self.activity += torch.kron(torch.eye(self.inputs // inputs), active.T @ active).double()
+        self.positions += max(1, seen)
+
+    def _add_lookup(self, use: Use) -> None:
+        """A look-up is a product with a vector that is zero but for a one."""
+        assert use.gradient is not None
+        indices, g = use.x.reshape(len(use.x), -1).long(), use.gradient.reshape(len(use.x), -1, self.rows)
+        n, positions = indices.shape
+        keys = indices + self.inputs * torch.arange(n)[:, None]
+        found, places = torch.unique(keys, return_inverse=True)
+        gradient = torch.zeros(len(found), self.rows, dtype=g.dtype).index_add_(0, places.reshape(-1), g.flatten(0, 1))
+        columns = found % self.inputs
+        square = torch.zeros(self.inputs, dtype=torch.float64)
+        square.index_add_(0, columns, gradient.double().square().sum(1))
+        counts = torch.bincount(indices.reshape(-1), minlength=self.inputs).double()
+        if self.fisher.ndim == 1:
+            self.fisher += square
+            self.activity += counts
+        else:  # of a small table also how two words of one input go together
+            table = torch.zeros(n, self.inputs, self.rows, dtype=g.dtype)
+            table[found // self.inputs, columns] = gradient
+            self.fisher += torch.einsum("bir,bjr->ij", table, table).double()
+            self.activity += torch.diag(counts)
+        self.outputs += (gradient.T @ gradient).double()
+        self.positions += n * positions
+        self.seen = counts if self.seen is None else self.seen + counts
+
     def stats(self, samples: int) -> Stats:
+        if self.seen is not None:
+            self._expect_others()
         activity = (self.activity / self.positions).numpy()
-        fisher = (self.fisher / (samples * self.layer.weight.shape[0])).numpy()
-        power = float(np.trace(activity))
-        sensitivity = float(np.trace(fisher)) / power if power else 0.0
+        fisher = (self.fisher / (samples * self.rows)).numpy()
+        power, harm = (float(moment.sum() if moment.ndim == 1 else np.trace(moment)) for moment in (activity, fisher))
+        sensitivity = harm / power if power else 0.0
         moment = activity
         if sensitivity:
             moment = ACTIVITY * activity + (1 - ACTIVITY) / sensitivity * fisher
         outputs = (self.outputs / samples).numpy()
         return Stats((moment + moment.T) / 2, sensitivity, samples, (outputs + outputs.T) / 2)
 
-
-@dataclass(eq=False)
-class _Call:
-    layer: _Layer
-    x: Tensor
-    gradient: Tensor | None = None
-
-
-@contextmanager
-def _watched(module: nn.Module, sums: dict[int, _Sums]) -> Iterator[None]:
-    """Every use of a layer leaves its input and the gradient of its output."""
-    anchor = torch.zeros((), requires_grad=True)
-
-    def after(layer: _Layer, inputs: tuple[Tensor, ...], named: dict[str, Tensor], output: Tensor) -> Tensor:
-        total = sums.get(id(layer.weight))
-        if total is None:
-            return output
-        call = _Call(layer, (inputs[0] if inputs else named["input"]).detach())
-        total.calls.append(call)
-        output = output + anchor  # so that there is a gradient, though no parameter asks for one
-        output.register_hook(lambda gradient: setattr(call, "gradient", gradient))  # type: ignore[no-untyped-call]
-        return output
-
-    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    handles = [
-        layer.register_forward_hook(after, with_kwargs=True)
-        for layer in module.modules()
-        if isinstance(layer, (*_Convolution, nn.Linear))
-    ]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-        for handle in handles:
-            handle.remove()
+    def _expect_others(self) -> None:
+        """What was looked up in a sample is not all that ever will be."""
+        assert self.seen is not None
+        square = self.fisher if self.fisher.ndim == 1 else self.fisher.diagonal()
+        square += UNSEEN * square.sum() / self.seen.sum().clamp(min=1)
+        active = self.activity if self.activity.ndim == 1 else self.activity.diagonal()
+        active += UNSEEN
 
 
 @contextmanager
@@ -244,58 +284,13 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def scores_of(output: object) -> Tensor:
-    """One score for each class; of probabilities their logarithms."""
-    if not isinstance(output, Tensor) or output.ndim < 2 or not output.is_floating_point():
+def _scores(found: Sequence[Tensor]) -> list[Output]:
+    """What the output of a classifier is."""
+    y = found[0]
+    if len(found) != 1 or y.ndim < 2 or not y.is_floating_point() or y.flatten(1).shape[1] < 2:
         raise ModelError("measuring needs a network that gives one tensor of scores, of shape (n, classes)")
-    scores = output.flatten(1)
-    if scores.shape[1] < 2:
-        raise ModelError("a network of a single score has no classes to tell apart; squeezing it needs a plan (--plan)")
-    if not bool(torch.isfinite(scores).all()):
-        raise ModelError("the network gives scores that are not finite")
     with torch.no_grad():
-        probabilities = bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-3)
-    return (scores + 1e-12).log() if probabilities else scores
-
-
-def _vote(scores: Tensor, generator: torch.Generator) -> Tensor:
-    """A random vector of covariance diag(p) - p p^T, the second derivative of the divergence from p."""
-    p = scores.softmax(1)
-    signs = torch.randint(0, 2, p.shape, generator=generator).to(p.dtype) * 2 - 1
-    root = p.sqrt() * signs
-    return root - p * root.sum(1, keepdim=True)
-
-
-def _inputs(layer: _Layer) -> int:
-    return layer.weight.numel() // layer.weight.shape[0]
-
-
-def _numel(output: object) -> int:
-    return output.numel() if isinstance(output, Tensor) else 0
-
-
-def _patches(x: Tensor, layer: _Layer) -> Tensor:
-    """The inputs that each output position sees: shape (n, groups, positions, inputs of a group)."""
-    if isinstance(layer, nn.Linear):
-        return x.reshape(len(x), 1, -1, x.shape[-1])
-    axes = len(layer.kernel_size)
-    if x.ndim == axes + 1:
-        x = x[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = functional.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
-    for axis, (kernel, stride, spread) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
-        x = x.unfold(2 + axis, (kernel - 1) * spread + 1, stride)[..., ::spread]
-    # (n, channels, positions..., kernel...) to (n, groups, positions, channels of a group and kernel)
-    n, channels = x.shape[:2]
-    x = x.reshape(n, layer.groups, channels // layer.groups, -1, int(np.prod(layer.kernel_size)))
-    return x.transpose(2, 3).flatten(3)
-
-
-def _gradients(gradient: Tensor | None, layer: _Layer) -> Tensor:
-    """The gradient of the outputs: shape (n, groups, positions, outputs of a group)."""
-    assert gradient is not None
-    if isinstance(layer, nn.Linear):
-        return gradient.reshape(len(gradient), 1, -1, gradient.shape[-1])
-    if gradient.ndim == len(layer.kernel_size) + 1:
-        gradient = gradient[None]
-    return gradient.reshape(len(gradient), layer.groups, gradient.shape[1] // layer.groups, -1).transpose(2, 3)
+        sums = bool((y >= 0).all()) and torch.allclose(
+            y.flatten(1).sum(1), torch.ones(len(y), dtype=y.dtype), atol=1e-3
+        )
+    return [Output("scores", "probabilities" if sums else "scores", 1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,20 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive
+from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
 from smidgen.errors import ModelError
-from smidgen.examples import Examples, batches
+from smidgen.examples import Examples, batches, inputs_of
 from smidgen.file import SMALLEST, write
-from smidgen.measure import layers, measure, need
-from smidgen.methods import Quantize, Squeeze
+from smidgen.measure import measure, need
+from smidgen.methods import Method, Quantize, Squeeze
+from smidgen.network import Network
 from smidgen.plan import Plan
-from smidgen.read import Model, from_module
 from smidgen.repair import Lesson, repair
-from smidgen.run.runner import Runner
+from smidgen.run.outputs import Output, agreement, divergence, outputs_of
+from smidgen.run.session import Engine
 from smidgen.transform import transform
 
 __all__ = [
@@ -34,7 +37,6 @@ __all__ = [
     "Reporter",
     "Settings",
     "Squeezer",
-    "bias_names",
     "describe",
     "measured",
     "squeeze_to_budget",
@@ -48,8 +50,14 @@ FIRST_RATE = 1e-7
 AFTER_REPAIR = 0.92
 """Part of the smallest file that lost little enough, from which distillation tries to win back what is lost."""
 
-BIAS, FINE_BIAS = Quantize(bits=6), Quantize(bits=8)
+BIASES = Quantize(bits=6), Quantize(bits=8)
 """For the biases of squeezed layers; on SqueezeNet 6 bits alone cost 0.00001 nats."""
+
+SPREAD = 4.0
+"""Factor between the rates at which the first and the last bias get fewer bits."""
+
+FLOAT_BITS = 28
+"""What a bit pattern of 32 bits takes once it is coded, about."""
 
 
 @contextmanager
@@ -75,22 +83,48 @@ SILENT = Reporter()
 
 
 class Reference:
-    """The original's answers on the held-out pictures, to compare with."""
+    """The original's answers on the held-out examples, to compare with.
 
-    def __init__(self, original: Archive, model: Model, examples: Examples) -> None:
+    Args:
+        original: the network before.
+        examples: to judge by.
+        kind: what the first output is, if the user says so.
+    """
+
+    def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
         self.truth = None if examples.truth is None else np.asarray(examples.truth)
-        self.inputs = list(batches(examples.held_out, model, BATCH))
+        self.inputs = list(batches(examples.held_out, original, BATCH))
         self.answers = self._answers(original, len(self.inputs))
+        model = onnx.load_from_string(original.graph)
+        labelled = bool(original.labels) or self.truth is not None
+        self.outputs = outputs_of(model, self.answers[0], labelled, kind)
+
+    @property
+    def measure(self) -> str:
+        """What is counted as agreement: of classes, of chances, or as a cosine."""
+        if self.truth is not None:
+            return "top-1"
+        return "cosine" if self.outputs[0].kind == "values" else "agreement"
 
     def fidelity(self, archive: Archive) -> Fidelity:
         """How near the answers of ``archive`` are."""
         answers = self._answers(archive, len(self.inputs))
-        agreement = 100 * float((answers.argmax(1) == self.answers.argmax(1)).mean())
-        drop = 100 - agreement
+        pairs = [(ours[0], theirs[0]) for ours, theirs in zip(self.answers, answers, strict=True)]
+        alike = 100 * float(np.concatenate([agreement(self.outputs[0], *pair) for pair in pairs]).mean())
+        drop = 100 - alike
         if self.truth is not None:
-            right = [100 * float((a.argmax(1) == self.truth).mean()) for a in (self.answers, answers)]
+            right = [
+                100 * float((np.concatenate([self._classes(answer) for answer in column]) == self.truth).mean())
+                for column in zip(*pairs, strict=True)
+            ]
             drop = right[0] - right[1]
-        return Fidelity(len(answers), self._divergence(answers), agreement, drop, self.truth is not None)
+        return Fidelity(len(self), self._divergence(answers), alike, drop, self.measure)
+
+    def __len__(self) -> int:
+        return sum(len(answers[0]) for answers in self.answers)
+
+    def _classes(self, answer: NDArray[Any]) -> NDArray[np.intp]:
+        return np.asarray(answer.argmax(self.outputs[0].axis).reshape(len(answer)))
 
     def harm_alone(
         self,
@@ -103,7 +137,8 @@ class Reference:
 
         Of fewer, if the time is up.
         """
-        count = -(-PROBED // BATCH)
+        sizes = np.cumsum([len(answers[0]) for answers in self.answers])
+        count = int(np.searchsorted(sizes, PROBED)) + 1
         found = {}
         for number, (name, code) in enumerate(codes.items(), 1):
             if budget.over:
@@ -113,13 +148,20 @@ class Reference:
             on_progress(number)
         return found
 
-    def _divergence(self, answers: NDArray[np.float64]) -> float:
-        reference = self.answers[: len(answers)]
-        return max(0.0, float((np.exp(reference) * (reference - answers)).sum(1).mean()))
+    def _divergence(self, answers: list[list[NDArray[Any]]]) -> float:
+        """The mean over examples of the sum over outputs."""
+        total = [
+            sum(
+                (divergence(*three) for three in zip(self.outputs, ours, theirs, strict=True)),
+                start=np.zeros(len(ours[0])),
+            )
+            for ours, theirs in zip(self.answers, answers, strict=False)
+        ]
+        return max(0.0, float(np.concatenate(total).mean()))
 
-    def _answers(self, archive: Archive, count: int) -> NDArray[np.float64]:
-        runner = Runner(archive)
-        return np.concatenate([runner.log_probabilities(batch) for batch in self.inputs[:count]])
+    def _answers(self, archive: Archive, count: int) -> list[list[NDArray[Any]]]:
+        engine = Engine(archive.onnx())
+        return [engine(batch) for batch in self.inputs[:count]]
 
 
 @dataclass(frozen=True)
@@ -128,6 +170,7 @@ class Settings:
 
     Args:
         seed: of every draw; the same seed gives the same bytes.
+        outputs: what the first output is, of ``smidgen.run.outputs.KINDS``; None to find out.
         codecs: what the file is written with.
         epochs: of distillation; 0 for none.
         checkpoint: where distillation keeps its state, to go on after a kill; None to keep none.
@@ -137,6 +180,7 @@ class Settings:
     codecs: tuple[str, ...] = SMALLEST
     epochs: int = 0
     checkpoint: Path | None = None
+    outputs: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,22 +191,22 @@ class Squeezer:
         original: the network before; its float weights are what is squeezed.
         stats: of the weights to squeeze, by name.
         codecs: what the file is written with.
-        bias_harm: nats that biases of 6 bits cost alone; they get 8 where that is more than the bits saved are worth.
+        biases: names of the biases that go with them.
+        bias_harm: nats that biases of 6 and of 8 bits cost alone; they get more bits where these are worth it.
     """
 
     original: Archive
     stats: Mapping[str, Stats]
     codecs: tuple[str, ...] = SMALLEST
-    bias_harm: float = 0.0
+    biases: Sequence[str] = ()
+    bias_harm: tuple[float, ...] = (0.0, 0.0)
 
     def __call__(self, rate: float) -> tuple[Archive, int]:
         """The archive for a rate in nats per bit, and the bytes of its file. Codes stay as they are."""
         tensors = self.original.tensors
         live = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Code)}
-        biases = bias_names(self.stats)
-        saved = 2 * rate * sum(live[name].size for name in biases if name in live)
         done = dict(tensors)
-        steps = ((list(self.stats), Squeeze(rate)), (biases, FINE_BIAS if self.bias_harm > saved else BIAS))
+        steps: list[tuple[Sequence[str], Method]] = [(list(self.stats), Squeeze(rate)), *self._biases(rate, live)]
         for names, method in steps:
             weights = {name: live[name] for name in names if name in live}
             if weights:
@@ -170,9 +214,20 @@ class Squeezer:
         archive = replace(self.original, tensors=done)
         return archive, len(write(archive, self.codecs))
 
+    def _biases(self, rate: float, live: Mapping[str, Any]) -> Iterator[tuple[list[str], Method]]:
+        """Which biases get how many bits. Not all change at the same rate, so that any size can be met."""
+        count = sum(live[name].size for name in self.biases if name in live)
+        bits = (*(method.bits for method in BIASES), FLOAT_BITS)
+        for place, name in enumerate(self.biases):
+            own = rate * SPREAD ** ((place + 0.5) / len(self.biases) - 0.5)
+            costs = [harm + own * count * each for harm, each in zip((*self.bias_harm, 0.0), bits, strict=True)]
+            best = costs.index(min(costs))
+            if best < len(BIASES):
+                yield [name], BIASES[best]
+
 
 def squeeze_to_budget(
-    model: Model,
+    original: Archive,
     examples: Examples,
     outcome: Outcome,
     settings: Settings = Settings(),
@@ -181,33 +236,34 @@ def squeeze_to_budget(
     """The smallest file that does little enough harm, or the best one of the size that was asked for.
 
     Args:
-        model: the network.
-        examples: pictures to calibrate on and to judge by.
+        original: the network, uncompressed.
+        examples: to calibrate on and to judge by.
         outcome: says what is asked for, and takes every file as it is found; so it is valid if this is interrupted.
         settings: how the work is done.
         reporter: is told what happens.
 
     Raises:
-        ModelError: there is nothing to squeeze, or the network's scores cannot be measured.
+        ModelError: there is nothing to squeeze, or the network's answers cannot be measured.
     """
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
-    stats = measured(model, examples, settings.seed, reporter, outcome.budget.left / 2)
-    reference = Reference(original, model, examples)
-    least = 100 / len(examples.held_out)
-    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop:
+    inputs_of(original)
+    original = arranged(original)
+    reference = Reference(original, examples, settings.outputs)
+    stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
+    least = 100 / len(reference)
+    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop and reference.measure != "cosine":
         reporter.say(
-            f"one of {len(examples.held_out)} pictures is {least:.1f} points: give more pictures for finer answers"
+            f"one of {len(reference)} answers is {least:.1f} points: give more {examples.what} for finer answers"
         )
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
-    squeezer = Squeezer(original, stats, settings.codecs, _bias_harm(original, stats, reference))
+    biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
+    harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
+    squeezer = Squeezer(original, stats, settings.codecs, biases, harm)
     run = _Run(outcome, squeezer, reference, reporter)
     search(outcome, run.attempt, FIRST_RATE)
     if settings.epochs and not outcome.budget.over:
-        assert model.preprocessing
         lesson = Lesson(
-            model.module,
-            model.preprocessing,
             examples.calibration,
+            reference.outputs,
             settings.epochs,
             settings.seed,
             settings.checkpoint,
@@ -253,7 +309,7 @@ class _Run:
         def judge(repaired: Archive) -> None:
             self._judged(*replace(self.squeezer, original=repaired)(rate), rate, repaired=True)
 
-        self.reporter.say(f"distilling {lesson.epochs} epochs on {len(lesson.pictures):,} pictures")
+        self.reporter.say(f"distilling {lesson.epochs} epochs on {len(lesson.items):,} examples")
         repair(lesson, self.squeezer.original, start.archive, self.reporter.progress, judge)
 
     def explain(self) -> None:
@@ -278,64 +334,62 @@ def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
     return outcome.add(archive, Point(rate, size))
 
 
-def bias_names(weights: Iterable[str]) -> list[str]:
-    """The names of the biases that go with these weights, whether there are such or not.
-
-    Example:
-        >>> bias_names(["0.weight"])
-        ['0.bias']
-    """
-    return [name.removesuffix("weight") + "bias" for name in weights]
-
-
-def _bias_harm(original: Archive, stats: Mapping[str, Stats], reference: Reference) -> float:
-    coarse = {
-        name: BIAS(np.asarray(original.tensors[name])).values()
-        for name in bias_names(stats)
-        if name in original.tensors
-    }
+def _bias_harm(original: Archive, names: Sequence[str], method: Method, reference: Reference) -> float:
+    coarse = {name: method(np.asarray(original.tensors[name])) for name in names}
     return reference.fidelity(replace(original, tensors={**original.tensors, **coarse})).kl if coarse else 0.0
 
 
 def measured(
-    model: Model,
+    original: Archive,
     examples: Examples,
     seed: int = 0,
     reporter: Reporter = SILENT,
     seconds: float = math.inf,
+    outputs: Sequence[Output] | None = None,
 ) -> dict[str, Stats]:
-    """The statistics of the calibration pictures, or of as many as there is time for, after saying what it will take.
+    """The statistics of the calibration examples, or of as many as there is time for, after saying what it will take.
+
+    Args:
+        original: the network, arranged.
+        examples: to calibrate on.
+        seed: of the draws.
+        reporter: is told what it will take.
+        seconds: how long it may take.
+        outputs: what the outputs are; by default scores of classes.
 
     Raises:
-        ModelError: there is nothing to measure, or the network's scores cannot be used.
+        ModelError: there is nothing to measure, or the network's answers cannot be used.
     """
-    found = layers(model.module)
-    if not found:
+    network, what = Network(original), examples.what
+    for operator in network.foreign:
+        reporter.say(f"{operator} is run by ONNX Runtime; what matters only through it cannot be measured")
+    first = list(batches(examples.calibration[:2], original, BATCH))
+    wanted = need(network, first[0], -(-BATCH // len(next(iter(first[0].values()), [0])) or 1))
+    if not wanted.weights:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
-    wanted = need(model.module, model.input_shape, BATCH)
     for name in wanted.skipped:
-        reporter.say(f"kept without loss: {name}, which belongs to no convolution and no linear layer")
+        reporter.say(f"kept without loss: {name}, which belongs to no layer that can be measured")
     count = len(examples.calibration)
     start = time.perf_counter()
-    measure(model.module, batches(examples.calibration[:2], model, BATCH), seed)
+    measure(network, first, seed, outputs=outputs)
     each = (time.perf_counter() - start) / min(2, count)
     if each * count > seconds:
         count = max(1, int(seconds / each))
-        reporter.say(f"there is time for {count:,} of {len(examples.calibration):,} pictures")
+        reporter.say(f"there is time for {count:,} of {len(examples.calibration):,} {what}")
     others = "others" if examples.disjoint else "of the same, since there are fewer than 20"
     reporter.say(
-        f"measuring {wanted.weights:,} weights on {count:,} pictures; judging on {len(examples.held_out)} {others}: "
+        f"measuring {wanted.weights:,} weights on {count:,} {what}; judging on {len(examples.held_out)} {others}: "
         f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
     )
     with reporter.progress(count, "measuring") as advance:
-        stats = measure(model.module, batches(examples.calibration[:count], model, BATCH), seed, advance)
+        stats = measure(network, batches(examples.calibration[:count], original, BATCH), seed, advance, outputs)
     if all(known.sensitivity < 1e-18 for known in stats.values()):
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
         )
-    for name in sorted(found.keys() - stats.keys()):
-        reporter.say(f"kept without loss: {name}, whose layer is never called as one")
-    return stats
+    for name in sorted(set(wanted.measured) - stats.keys()):
+        reporter.say(f"kept without loss: {name}, on which no answer depends")
+    return {name: known for name, known in stats.items() if known.sensitivity > 0}
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:
@@ -343,7 +397,7 @@ def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity
     the tensors, and for all together.
 
     Example:
-        >>> explanation({}, {"0.weight": 0.00123}, Fidelity(10, 0.01, 99.0, 1.0, False))
+        >>> explanation({}, {"0.weight": 0.00123}, Fidelity(10, 0.01, 99.0, 1.0, "agreement"))
         {'squeezed': {'harm': [1200], 'kl': 0.01, 'agreement': 99.0, 'pictures': 10}}
     """
     squeezed: dict[str, Any] = {"harm": [round(float(f"{1e6 * value:.2g}")) for value in harm.values()]}
@@ -359,7 +413,7 @@ def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity
 def _room(archive: Archive, layers: int) -> int:
     """Bytes that an explanation will take in the file."""
     harm = {str(number): 0.00123 for number in range(layers)}
-    filled = explanation(archive.metadata, harm, Fidelity(400, 0.0123, 98.7, 0, False))
+    filled = explanation(archive.metadata, harm, Fidelity(400, 0.0123, 98.7, 0, "agreement"))
     bare = replace(archive, tensors={})
     return len(write(replace(bare, metadata=filled))) - len(write(bare)) + 4
 
@@ -368,11 +422,11 @@ def describe(point: Point) -> str:
     """One line about a file that was tried.
 
     Example:
-        >>> describe(Point(1e-7, 400_000, Fidelity(400, 0.0713, 86.4, 0.5, True)))
+        >>> describe(Point(1e-7, 400_000, Fidelity(400, 0.0713, 86.4, 0.5, "top-1")))
         '400,000 bytes: KL 0.0713, agreement 86.4 %, top-1 drop 0.50 points'
     """
     line = f"{point.bytes:,} bytes"
     if point.fidelity:
-        line += f": KL {point.fidelity.kl:.4f}, agreement {point.fidelity.agreement:.1f} %"
-        line += f", top-1 drop {point.fidelity.drop:.2f} points" if point.fidelity.labelled else ""
+        line += f": {point.fidelity.described}"
+        line += f", top-1 drop {point.fidelity.drop:.2f} points" if point.fidelity.measure == "top-1" else ""
     return line + (" (repaired)" if point.repaired else "")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,70 +16,62 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from smidgen.archive import Archive, Label, Preprocessing
-from smidgen.errors import ModelError, WeightError
-from smidgen.graph import export_graph, one_line
+from smidgen.archive import Archive, Label, Preprocessing, read_bytes
+from smidgen.errors import ModelError, WeightError, one_line
+from smidgen.graph import export_graph
+from smidgen.network import Network
+from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
-__all__ = ["Model", "from_module", "read_model", "to_module"]
+__all__ = ["from_module", "read_model", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
 _INPUT_SHAPE = (3, 224, 224)
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A network with what smidgen must know to use it.
+def read_model(spec: str) -> Archive:
+    """The uncompressed network that a user names.
 
     Args:
-        module: the network.
-        input_shape: shape of one input, without the batch dimension.
-        preprocessing: how a picture becomes the input, or None if unknown.
-        labels: the classes in the order of the scores; empty if unknown.
-        metadata: what an archive of it says in its own metadata.
-    """
+        spec: one of
 
-    module: nn.Module
-    input_shape: tuple[int, ...]
-    preprocessing: Preprocessing | None = None
-    labels: tuple[Label, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-def read_model(spec: str) -> Model:
-    """The model that a user names.
-
-    Args:
-        spec: a network of the zoo that has pretrained weights, or ``package.module:function`` for a function without
-            arguments that returns a ``torch.nn.Module``. Attributes ``input_shape`` (without the batch),
-            ``preprocessing`` and ``labels`` of that module are used where it has them; otherwise the input has shape
-            (3, height, width) of the preprocessing, or (3, 224, 224).
+            * a network of the zoo that has pretrained weights;
+            * an ``.onnx`` file (operator sets 9 and newer);
+            * an exported PyTorch program, ``.pt2``, as ``torch.export.save`` writes it;
+            * a ``.safetensors`` file: weights alone, for plans;
+            * ``package.module:function`` for a function without arguments that returns a ``torch.nn.Module``. If it has
+              the attributes ``example_inputs`` (a tuple of tensors, or a list of such), ``input_shape`` (without the
+              batch), ``preprocessing`` or ``labels``, these are used; otherwise the input has shape (3, height, width)
+              of the preprocessing, or (3, 224, 224).
 
     Raises:
         ModelError: there is no such model, it has no weights, or the user's code fails.
+        InputError: the file cannot be read.
+        WeightError: a weight is NaN or infinite.
 
     Example:
         >>> model = read_model("squeezenet1_1")
-        >>> model.input_shape, len(model.labels)
-        ((3, 227, 227), 1000)
+        >>> model.preprocessing.height, len(model.labels)
+        (227, 1000)
     """
     if spec == _PRETRAINED:
         module = _rebuild({"name": spec}, squeezenet1_1_weights())
         size = (SQUEEZENET1_1_PREPROCESSING.height, SQUEEZENET1_1_PREPROCESSING.width)
-        return Model(module, (3, *size), SQUEEZENET1_1_PREPROCESSING, imagenet_labels(), _metadata(module))
+        return from_module(module, (3, *size), SQUEEZENET1_1_PREPROCESSING, imagenet_labels())
     if spec in ZOO:
         raise ModelError(
             f"{spec}: smidgen has no pretrained weights of it; write a function that builds it with yours "
             "(smidgen.zoo.build, load_state_dict) and name that as package.module:function"
         )
-    if spec.endswith((".onnx", ".pt2")):
-        raise ModelError(f"{spec}: ONNX files and exported programs cannot be read yet; use package.module:function")
+    readers = {".onnx": read_onnx, ".pt2": _read_program, ".safetensors": _read_weights}
+    if Path(spec).suffix in readers:
+        return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
         return _described(spec, _call(spec))
     raise ModelError(
-        f"{spec!r} names no model; possible are {_PRETRAINED}, and package.module:function for a function that "
-        "returns a torch.nn.Module"
+        f"{spec!r} names no model; possible are {_PRETRAINED}, files that end in {', '.join(readers)}, and "
+        "package.module:function for a function that returns a torch.nn.Module"
     )
 
 
@@ -88,14 +80,17 @@ def from_module(
     input_shape: tuple[int, ...] = _INPUT_SHAPE,
     preprocessing: Preprocessing | None = None,
     labels: tuple[Label, ...] = (),
+    examples: Sequence[Mapping[str, Any] | Sequence[Any]] = (),
 ) -> Archive:
     """The archive of an uncompressed network: its graph, and every entry of its state dict that the graph uses.
 
     Args:
         module: the network; it is not changed, and the archive shares no memory with it.
-        input_shape: shape of one input, without the batch dimension.
+        input_shape: shape of one input, without the batch dimension, of a network of one float input.
         preprocessing: how a picture becomes the input.
         labels: the classes, in the order of the scores.
+        examples: for any other network, its inputs once or more, as tuples or by name. Axes along which these differ
+            may have any size, and so may the first one of all.
 
     Returns:
         An archive with plain arrays only; what the module has as floats of any width is float32.
@@ -109,7 +104,7 @@ def from_module(
         >>> archive.tensors["features.0.weight"].shape, archive.metadata
         ((64, 3, 3, 3), {'zoo': {'name': 'squeezenet1_1', 'classes': 10}})
     """
-    graph = export_graph(module, input_shape)
+    graph = export_graph(module, input_shape, examples)
     state = module.state_dict()
     used = [tensor.name for tensor in onnx.load_from_string(graph).graph.initializer if tensor.name in state]
     trained = dict(module.named_parameters())  # a buffer may hold infinity: masks do
@@ -121,10 +116,11 @@ def to_module(archive: Archive) -> nn.Module:
     """The network that an archive holds, in evaluation mode, with its decoded weights.
 
     Args:
-        archive: of a network of the zoo.
+        archive: of any network. Of one of the zoo this is the class that it was built from; of any other it is a
+            ``smidgen.network.Network``, which computes the graph node by node and gives a tuple of all outputs.
 
     Raises:
-        ModelError: it does not say which network of the zoo it holds, or its weights are not those of that network.
+        ModelError: its weights are not those of the network of the zoo that it names, or its graph holds a loop.
 
     Example:
         >>> module = build("squeezenet1_1", classes=2)
@@ -134,7 +130,7 @@ def to_module(archive: Archive) -> nn.Module:
     """
     zoo = archive.metadata.get("zoo")
     if not isinstance(zoo, Mapping) or not isinstance(zoo.get("name"), str):
-        raise ModelError("the file does not name a network of the zoo, so only its graph can be run: use runner()")
+        return Network(archive)
     return _rebuild(zoo, archive.weights())
 
 
@@ -200,16 +196,62 @@ def _call(spec: str) -> nn.Module:
     return module
 
 
-def _described(spec: str, module: nn.Module) -> Model:
+def _described(spec: str, module: nn.Module) -> Archive:
     """A user's module with what its attributes say, checked."""
     preprocessing = getattr(module, "preprocessing", None)
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ModelError(f"{spec}: the module's preprocessing is not a smidgen.archive.Preprocessing")
+    preprocessing = preprocessing or _timm(module)
     labels = tuple(getattr(module, "labels", ()))
     if not all(isinstance(label, Label) for label in labels):
         raise ModelError(f"{spec}: the module's labels are not all smidgen.archive.Label")
+    given = getattr(module, "example_inputs", None)
+    if given is not None:
+        return from_module(module, (), preprocessing, labels, given if isinstance(given, list) else [given])
     size = (3, preprocessing.height, preprocessing.width) if preprocessing else _INPUT_SHAPE
     shape = tuple(getattr(module, "input_shape", size))
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise ModelError(f"{spec}: the module's input_shape is {shape}, not positive whole numbers")
-    return Model(module, shape, preprocessing, labels, _metadata(module))
+    return from_module(module, shape, preprocessing, labels)
+
+
+def _timm(module: nn.Module) -> Preprocessing | None:
+    """What models of the package timm say about their pictures."""
+    known = getattr(module, "pretrained_cfg", None)
+    if not isinstance(known, Mapping) or not {"mean", "std", "input_size"} <= known.keys():
+        return None
+    _, height, width = known["input_size"]
+    mean, std = (tuple(255 * float(number) for number in known[name]) for name in ("mean", "std"))
+    resample = "bicubic" if known.get("interpolation") == "bicubic" else "bilinear"
+    return Preprocessing(height, width, "RGB", mean, std, resample)  # type: ignore[arg-type]
+
+
+def _read_program(path: str) -> Archive:
+    """An exported program, with the inputs that it was exported with."""
+    read_bytes(path)
+    try:
+        program = torch.export.load(path)
+        module, (inputs, named) = program.module(), program.example_inputs
+    except Exception as error:  # loading has no base class for its errors
+        raise ModelError(f"{path}: is not an exported PyTorch program: {one_line(error)}") from None
+    names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
+    return from_module(module, (), None, (), [dict(zip(names, (*inputs, *named.values()), strict=True))])
+
+
+def _read_weights(path: str) -> Archive:
+    """Weights without a network; 16-bit floats become float32, as everywhere."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        state = load(read_bytes(path))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"{path}: is not a safetensors file: {one_line(error)}") from None
+    tensors = {name: _array(tensor, name, True) for name, tensor in sorted(state.items())}
+    places = [
+        onnx.TensorProto(name=name, dims=a.shape, data_type=onnx.helper.np_dtype_to_tensor_dtype(a.dtype))
+        for name, a in tensors.items()
+    ]
+    graph = onnx.helper.make_graph([], "weights", [], [], places)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return Archive(model.SerializeToString(deterministic=True), tensors)

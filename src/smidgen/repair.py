@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,16 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from smidgen.archive import Archive, Preprocessing, open_archive
+from smidgen.answers import divergence
+from smidgen.archive import Archive, open_archive
+from smidgen.arrange import bias_names
 from smidgen.code import Code, Trellis
 from smidgen.errors import FormatError
-from smidgen.examples import Picture
+from smidgen.examples import Item, batches, groups
 from smidgen.file import FAST
-from smidgen.measure import scores_of
 from smidgen.methods.squeeze import nearest
-from smidgen.run.pictures import open_picture, prepare
+from smidgen.network import Network
+from smidgen.run.outputs import Output
+from smidgen.run.pictures import open_picture
 
 if TYPE_CHECKING:
     from smidgen.pipeline import Progress
@@ -56,18 +58,16 @@ class Lesson:
     """What to repair, and how long.
 
     Args:
-        module: the original; it is not changed.
-        preprocessing: how a picture becomes the input.
-        pictures: to learn from, without labels.
+        items: to learn from, without labels: pictures, which are varied, or inputs by name, taken as they are.
+        outputs: what the outputs of the network are.
         epochs: passes over the pictures, in all.
         seed: of crops and order.
         checkpoint: where the state is kept after each epoch, or None.
         over: whether the time is up; the epoch that is under way then ends early.
     """
 
-    module: nn.Module
-    preprocessing: Preprocessing
-    pictures: Sequence[Picture]
+    items: Sequence[Item]
+    outputs: Sequence[Output]
     epochs: int
     seed: int
     checkpoint: Path | None = None
@@ -102,11 +102,11 @@ def repair(
     state, epoch = _resumed(lesson, key, original, archive)
     if epoch:
         on_epoch(_without_ideals(state))
-    lesson = replace(lesson, module=copy.deepcopy(lesson.module).float().eval())
-    with progress(lesson.epochs * len(lesson.pictures), "distilling") as advance:
+    teacher = Network(original)
+    with progress(lesson.epochs * len(lesson.items), "distilling") as advance:
         while epoch < lesson.epochs and not lesson.over():
-            student = _Student(lesson.module, state)
-            _learn(lesson, student, epoch, advance)
+            student = _Student(state)
+            _learn(lesson, teacher, student, epoch, advance)
             state = student.state(state)
             if not lesson.over():
                 epoch += 1
@@ -116,19 +116,19 @@ def repair(
         lesson.checkpoint.unlink(missing_ok=True)
 
 
-def _learn(lesson: Lesson, student: _Student, epoch: int, advance: Callable[[int], None]) -> None:
+def _learn(lesson: Lesson, teacher: Network, student: _Student, epoch: int, advance: Callable[[int], None]) -> None:
     """One pass over the pictures. The optimizer starts anew, so that a run that was cut off goes on the same way."""
     optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     done = 0
-    for turn, inputs in enumerate(_augmented(lesson, epoch), 1):
+    for turn, (inputs, count) in enumerate(_augmented(lesson, student.archive, epoch), 1):
         with torch.no_grad():
-            wanted = scores_of(lesson.module(inputs)).log_softmax(1)
-        answers = scores_of(student.module(inputs)).log_softmax(1)
-        loss = nn.functional.kl_div(answers, wanted, log_target=True, reduction="batchmean")
+            wanted = teacher.given(inputs)
+        pairs = zip(lesson.outputs, wanted, student.network.given(inputs), strict=True)
+        loss = torch.stack([divergence(*pair) for pair in pairs if pair[1].is_floating_point()]).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        part = (epoch + done / len(lesson.pictures)) / lesson.epochs
+        part = (epoch + done / len(lesson.items)) / lesson.epochs
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, turn / 20) * (1 - 0.9 * part)
         student.update(optimizer)
@@ -136,26 +136,25 @@ def _learn(lesson: Lesson, student: _Student, epoch: int, advance: Callable[[int
             break
         if turn % ROUNDED_EVERY == 0:
             student.choose()
-        done += len(inputs)
-        advance(epoch * len(lesson.pictures) + done)
+        done += count
+        advance(epoch * len(lesson.items) + done)
     student.choose()
 
 
 class _Student:
-    """The network that learns: a module, and for each squeezed weight its code and its ideal value."""
+    """The network that learns, and for each squeezed weight its code and its ideal value."""
 
-    def __init__(self, module: nn.Module, state: Archive) -> None:
-        self.module = copy.deepcopy(module).eval()
-        weights = _without_ideals(state).weights()
-        self.module.load_state_dict({name: torch.from_numpy(np.array(w)) for name, w in weights.items()}, strict=False)
-        self.parameters = dict(self.module.named_parameters())
+    def __init__(self, state: Archive) -> None:
+        self.archive = _without_ideals(state)
+        self.network = Network(self.archive)
+        self.parameters = dict(self.network.named_weights())
         self.codes = {
             name: tensor
             for name, tensor in state.tensors.items()
             if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis)
         }
         # what is said to be kept without loss stays as it is
-        biases = {name.removesuffix("weight") + "bias" for name in self.codes}
+        biases = set(bias_names(self.archive, self.codes))
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in self.codes or name in biases)
         self.ideals = {name: torch.from_numpy(np.array(state.tensors[IDEAL + name])) for name in self.codes}
@@ -193,14 +192,13 @@ class _Student:
     def state(self, before: Archive) -> Archive:
         """The network as an archive, with the ideal values beside the codes."""
         tensors: dict[str, Code | NDArray[np.float32]] = {}
-        trained = self.module.state_dict()
         for name, tensor in before.tensors.items():
             if name in self.codes:
                 tensors[name] = self.codes[name]
             elif name.startswith(IDEAL):
                 tensors[name] = self.ideals[name.removeprefix(IDEAL)].numpy().copy()
             else:
-                tensors[name] = trained[name].detach().numpy().copy() if name in trained else tensor
+                tensors[name] = self.parameters[name].detach().numpy().copy() if name in self.parameters else tensor
         return replace(before, tensors=tensors)
 
 
@@ -208,21 +206,23 @@ def _without_ideals(state: Archive) -> Archive:
     return replace(state, tensors={name: t for name, t in state.tensors.items() if not name.startswith(IDEAL)})
 
 
-def _augmented(lesson: Lesson, epoch: int) -> Iterator[Tensor]:
-    """Batches of random crops, some mirrored, some with other light, some laid over each other."""
+def _augmented(lesson: Lesson, archive: Archive, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
+    """Batches and how many items are in each. Of pictures random crops, some mirrored, some with other light, some laid
+    over each other."""
     rng = np.random.default_rng((lesson.seed, epoch))
-    order = rng.permutation(len(lesson.pictures))
-    for start in range(0, len(order), BATCH):
-        batch = []
-        for index in order[start : start + BATCH]:
-            picture = lesson.pictures[index]
-            pixels = picture if isinstance(picture, np.ndarray) else open_picture(picture)
-            batch.append(prepare(_varied(pixels, rng), lesson.preprocessing))
-        inputs = torch.from_numpy(np.stack(batch))
-        if rng.random() < MIXED:
+    items = [lesson.items[index] for index in rng.permutation(len(lesson.items))]
+    for group in groups(items, archive, BATCH):
+        varied = [item if isinstance(item, Mapping) else _varied(_pixels(item), rng) for item in group]
+        (batch,) = batches(varied, archive, BATCH)
+        inputs = {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
+        if not isinstance(group[0], Mapping) and rng.random() < MIXED:
             part = float(rng.uniform(0.5, 1))
-            inputs = part * inputs + (1 - part) * inputs.flip(0)
-        yield inputs
+            inputs = {name: part * x + (1 - part) * x.flip(0) for name, x in inputs.items()}
+        yield inputs, len(group)
+
+
+def _pixels(picture: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return picture if isinstance(picture, np.ndarray) else open_picture(picture)
 
 
 def _varied(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -240,12 +240,13 @@ def _varied(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 def _key(lesson: Lesson, original: Archive, archive: Archive) -> str:
     """Names the work, so that a checkpoint of other work is not taken for it."""
-    digest = hashlib.sha256(f"{lesson.epochs} {lesson.seed} {len(lesson.pictures)}".encode())
+    digest = hashlib.sha256(f"{lesson.epochs} {lesson.seed} {len(lesson.items)}".encode())
     for network in (original, archive):
         for name, weight in network.weights().items():
             digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
-    for picture in lesson.pictures:
-        digest.update(picture.tobytes() if isinstance(picture, np.ndarray) else str(picture).encode())
+    for item in lesson.items:
+        for part in item.values() if isinstance(item, Mapping) else [item]:
+            digest.update(part.tobytes() if isinstance(part, np.ndarray) else str(part).encode())
     return digest.hexdigest()[:32]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, json_option, progress
+from smidgen.cli.output import echo_json, json_option, outputs_option, preprocessing_option, progress
 
 if TYPE_CHECKING:
     from smidgen.budget import Outcome
@@ -21,14 +21,22 @@ __all__ = ["compress"]
 @click.argument("model")
 @click.option("--plan", "plan_name", help="A TOML file, or the name of a plan that ships with smidgen.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="A folder of pictures, without or with class sub-folders."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="A folder of pictures, without or with class sub-folders; or an .npz file of inputs, or a folder of those.",
 )
+@preprocessing_option
+@outputs_option
 @click.option("--size", help="Bytes that the file must not exceed: 400KB is 400,000 bytes, 400KiB 409,600.")
 @click.option("--max-drop", type=float, help="Points that may be lost: of top-1 with labels, of agreement without.")
 @click.option("--finetune", default=0, show_default=True, type=click.IntRange(0), help="Epochs of distillation.")
 @click.option("--budget", help="Stop after this time with the best file so far: 90s, 10m, 1.5h.")
 @click.option(
-    "--pictures", default=2000, show_default=True, type=click.IntRange(1), help="Calibrate on at most so many."
+    "--pictures",
+    default=2000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Calibrate on at most so many pictures (or inputs).",
 )
 @click.option(
     "--seed", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1), help="The same one gives the same bytes."
@@ -42,6 +50,8 @@ def compress(
     model: str,
     plan_name: str | None,
     data: Path | None,
+    preprocessing: str | None,
+    outputs: str | None,
     size: str | None,
     max_drop: float | None,
     finetune: int,
@@ -54,12 +64,14 @@ def compress(
 ) -> None:
     """Compresses MODEL to a size, to a loss of accuracy, or after a plan, and writes one .smidgen file.
 
-    MODEL is a name of the zoo (squeezenet1_1) or package.module:function that returns a torch.nn.Module.
+    MODEL is a name of the zoo (squeezenet1_1), an .onnx file, an exported PyTorch program (.pt2), weights alone
+    (.safetensors, with a plan), or package.module:function that returns a torch.nn.Module.
 
     \b
     smidgen compress squeezenet1_1 --data photos/ --size 400KB -o small.smidgen
     smidgen compress squeezenet1_1 --data photos/ --max-drop 0.5 -o small.smidgen
     smidgen compress my_package.nets:build --plan small -o small.smidgen
+    smidgen compress speech.onnx --data inputs.npz --size 500KB -o small.smidgen
 
     With pictures (no labels are needed) the network is measured, and squeezed until the file has the size, or loses
     what it may: a fifth of the pictures, at most 400, is held out to judge by. The best file so far is kept whenever
@@ -73,24 +85,30 @@ def compress(
             f"give one of --size, --max-drop and --plan{', not ' + ' and '.join(limits) if limits else ''}"
         )
     if plan_name is not None:
-        if data or finetune or budget:
-            raise click.UsageError("--data, --finetune and --budget go with --size or --max-drop, not with --plan")
-        _by_plan(model, plan_name, codec, output, as_json)
+        if data or outputs or finetune or budget:
+            raise click.UsageError(
+                "--data, --outputs, --finetune and --budget go with --size or --max-drop, not with --plan"
+            )
+        _by_plan(model, plan_name, preprocessing, codec, output, as_json)
         return
     if data is None:
-        raise click.UsageError("--size and --max-drop need --data, a folder of pictures (labels are not needed)")
-    _by_limit(model, data, (size, max_drop, budget), (finetune, pictures, seed), codec, output, as_json)
+        raise click.UsageError(
+            "--size and --max-drop need --data, a folder of pictures or an .npz file (labels are not needed)"
+        )
+    given = (data, preprocessing, outputs)
+    _by_limit(model, given, (size, max_drop, budget), (finetune, pictures, seed), codec, output, as_json)
 
 
-def _by_plan(model: str, plan_name: str, codec: str, output: Path, as_json: bool) -> None:
+def _by_plan(model: str, plan_name: str, preprocessing: str | None, codec: str, output: Path, as_json: bool) -> None:
     from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
     from smidgen.file import codecs_named
     from smidgen.plan import Plan
+    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
-    archive = compress_by_plan(read_model(model), plan)
+    archive = compress_by_plan(with_preprocessing(read_model(model), preprocessing), plan)
     weights = sum(weight.size for weight in archive.weights().values())
     if not weights:
         raise ModelError(f"{model}: has no weights, so there is nothing to compress")
@@ -110,7 +128,7 @@ def _summary(output: Path, size: int, weights: int) -> str:
 
 def _by_limit(
     model: str,
-    data: Path,
+    given: tuple[Path, str | None, str | None],
     limits: tuple[str | None, float | None, str | None],
     work: tuple[int, int, int],
     codec: str,
@@ -123,8 +141,10 @@ def _by_limit(
     from smidgen.examples import examples_in
     from smidgen.file import codecs_named
     from smidgen.pipeline import Reporter, Settings, squeeze_to_budget
+    from smidgen.preprocess import detected, with_preprocessing
     from smidgen.read import read_model
 
+    data, preprocessing, outputs = given
     size, max_drop, seconds = limits
     finetune, pictures, seed = work
     start = time.monotonic()
@@ -142,10 +162,12 @@ def _by_limit(
         if budget.allows(point):
             archive.save(output, codecs)
 
-    loaded = read_model(model)
+    loaded = with_preprocessing(read_model(model), preprocessing)
     examples = examples_in(data, loaded, pictures, seed)
+    if examples.what == "pictures" and loaded.preprocessing is None:
+        loaded = detected(loaded, examples.calibration, lambda line: click.echo(line, err=True))
     outcome = Outcome(budget, on_better=keep)
-    settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"))
+    settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"), outputs)
     reporter, interrupted = Reporter(progress, lambda line: click.echo(line, err=True)), False
     try:
         squeeze_to_budget(loaded, examples, outcome, settings, reporter)

@@ -8,33 +8,104 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option, progress
+from smidgen.cli.output import (
+    echo_json,
+    echo_table,
+    json_option,
+    outputs_option,
+    preprocessing_option,
+    progress,
+)
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
 
 __all__ = ["evaluate"]
 
+BATCH = 8
+
 
 @click.command()
 @click.argument("files", nargs=-1, required=True)
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="A folder of pictures.")
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder of pictures; or an .npz file of inputs, or a folder of those.",
+)
+@preprocessing_option
+@outputs_option
 @json_option
-def evaluate(files: tuple[str, ...], data: Path, as_json: bool) -> None:
-    """Bytes, accuracy, agreement and KL divergence of FILES on the pictures in a folder.
+def evaluate(files: tuple[str, ...], data: Path, preprocessing: str | None, outputs: str | None, as_json: bool) -> None:
+    """Bytes, and how far the answers of FILES are from those of the first one, on pictures or any other inputs.
 
-    The first one is what the others are compared with. A name of the zoo (squeezenet1_1) stands for the uncompressed
-    network. With class sub-folders, named by the ids or names of the classes that the file carries, top-1 and top-5
-    are measured too.
+    FILES are .smidgen or .onnx files; a name of the zoo (squeezenet1_1) stands for the uncompressed network. Of
+    classifiers of pictures the agreement of classes and the KL divergence are shown, and with class sub-folders, named
+    by the ids or names of the classes that the file carries, top-1 and top-5. Of any other network its outputs are
+    compared: divergence, agreement or cosine, relative error and largest difference.
     """
+    from smidgen.preprocess import with_preprocessing
+
+    archives = [with_preprocessing(_open(name), preprocessing) for name in files]
+    sizes = [_size(name, archive) for name, archive in zip(files, archives, strict=True)]
+    arrays = data.suffix == ".npz" or (data.is_dir() and any(data.glob("*.npz")))
+    if arrays or outputs or not _classifies(archives[0]):
+        _compare(files, archives, sizes, data, outputs, as_json)
+    else:
+        _recognise(files, archives, sizes, data, as_json)
+
+
+def _classifies(archive: Archive) -> bool:
+    """Whether a network takes pictures alone and gives one output, as those for which there is top-1."""
+    import onnx
+
+    graph = onnx.load_from_string(archive.graph).graph
+    return len(graph.input) == len(graph.output) == 1 and archive.preprocessing is not None
+
+
+def _compare(
+    files: tuple[str, ...], archives: list[Archive], sizes: list[int], data: Path, kind: str | None, as_json: bool
+) -> None:
+    from smidgen.examples import all_in, batches, groups
+    from smidgen.run.compare import compare
+
+    items = all_in(data, archives[0])
+    total = sum(1 for _ in groups(items, archives[0], BATCH))
+    with progress(total, "evaluating") as advance:
+        results = compare(archives, batches(items, archives[0], BATCH), kind, advance)
+    rows = [(name, size, one) for name, size, row in zip(files, sizes, results, strict=True) for one in row]
+    if as_json:
+        echo_json([{"file": name, "bytes": size, **asdict(one)} for name, size, one in rows])
+        return
+    header = ("file", "bytes", "output", "kind", "divergence", "agreement %", "relative error", "largest", "ms")
+    cells = [
+        (
+            name,
+            f"{size:,}",
+            one.output,
+            one.kind,
+            f"{one.divergence:.4f}",
+            f"{one.agreement:.2f}",
+            f"{one.relative_error:.4f}",
+            f"{one.largest_error:.4g}",
+            f"{one.milliseconds:.1f}",
+        )
+        for name, size, one in rows
+    ]
+    echo_table(header, cells)
+    click.echo(
+        f"{rows[0][2].examples:,} examples from {data}, against {files[0]}. Divergence: KL in nats, of values half the "
+        "squared error relative to the square; agreement: of classes or sides of one half, of values the cosine."
+    )
+
+
+def _recognise(files: tuple[str, ...], archives: list[Archive], sizes: list[int], data: Path, as_json: bool) -> None:
     from smidgen.run.evaluate import evaluate as evaluate_runners
     from smidgen.run.pictures import find_labelled, find_pictures
 
-    archives = [_open(name) for name in files]
     labelled = find_labelled(data, archives[0].labels)
     pictures = find_pictures(data) if labelled is None else [path for path, _ in labelled]
     truth = None if labelled is None else [index for _, index in labelled]
-    sizes = [_size(name, archive) for name, archive in zip(files, archives, strict=True)]
     runners = [archive.runner() for archive in archives]
     with progress(len(pictures), "evaluating") as advance:
         results = evaluate_runners(runners, pictures, truth, advance)
@@ -65,12 +136,11 @@ def evaluate(files: tuple[str, ...], data: Path, as_json: bool) -> None:
 def _open(name: str) -> Archive:
     from smidgen.archive import open_archive
 
-    if name.endswith(".smidgen") or Path(name).is_file():
+    if name.endswith(".smidgen") or (Path(name).is_file() and Path(name).suffix not in (".onnx", ".pt2")):
         return open_archive(name)
-    from smidgen.read import from_module, read_model
+    from smidgen.read import read_model
 
-    model = read_model(name)
-    return from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    return read_model(name)
 
 
 def _size(name: str, archive: Archive) -> int:

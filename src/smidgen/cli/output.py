@@ -9,8 +9,19 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["echo_json", "echo_table", "json_option", "progress"]
+__all__ = ["echo_json", "echo_table", "json_option", "outputs_option", "preprocessing_option", "progress"]
 
+preprocessing_option = click.option(
+    "--preprocessing",
+    help="How pictures become the input, where the model does not say: imagenet, symmetric, unit or bytes, and a size "
+    "where the model takes any: imagenet:224x224. Left out, the one that makes the network surest is taken, and named.",
+)
+outputs_option = click.option(
+    "--outputs",
+    type=click.Choice(("scores", "probabilities", "chances", "values")),
+    help="What the first output is, where it is taken for something else: scores or probabilities of classes, chances "
+    "of 0 to 1 each, or values.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 
 

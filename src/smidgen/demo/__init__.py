@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.api import compress_by_plan
-from smidgen.archive import open_archive
+from smidgen.archive import Archive, open_archive
 from smidgen.budget import Budget, Outcome
 from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
@@ -22,7 +22,7 @@ from smidgen.examples import Examples
 from smidgen.file import codecs_named
 from smidgen.pipeline import Reporter, squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import Model, read_model
+from smidgen.read import read_model
 from smidgen.run import Answer, Runner
 from smidgen.run.evaluate import evaluate
 
@@ -62,7 +62,7 @@ def run_demo(folder: Path) -> None:
     """
     pictures = photographs()
     model = read_model("squeezenet1_1")
-    weights = sum(parameter.numel() for parameter in model.module.parameters())
+    weights = sum(weight.size for weight in model.weights().values())
     click.echo(
         f"SqueezeNet 1.1, trained on ImageNet: {weights:,} weights, {4 * weights:,} bytes as float32\n", err=True
     )
@@ -92,7 +92,7 @@ def run_demo(folder: Path) -> None:
     click.echo(f"Try your own picture: {sys.argv[0]} recognize {paths[-1]} PHOTO")
 
 
-def _squeeze(model: Model, pictures: Mapping[str, NDArray[np.uint8]], path: Path) -> Path:
+def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Path) -> Path:
     """The network squeezed to a size, after a look at crops of the photographs that do not judge."""
     start = time.perf_counter()
     cropped = crops({name: p for name, p in pictures.items() if name not in JUDGED_BY}, CROPS_EACH // 2, SEED)

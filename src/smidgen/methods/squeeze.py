@@ -85,7 +85,7 @@ class Squeeze(Method):
         unit = _unit(rows)
         harm = np.clip(stats.sensitivity * inputs.remaining / 2 / self.nats_per_bit * unit**2, *HARM)
         row_harm = outputs.remaining / math.exp(np.log(outputs.remaining).mean())
-        columns = (rows.T[inputs.order] / unit).astype(np.float32)
+        columns = np.ascontiguousarray((rows.T[inputs.order] / unit), np.float32)
         scale = _scale(columns, harm)
         costs = _laplace(float(np.abs(columns).mean()) / (2 * scale))
         for _ in range(PASSES):
@@ -122,7 +122,7 @@ def nearest(code: Code, weight: FloatArray) -> Code:
 
 
 def _independent(count: int) -> Elimination:
-    return Elimination(np.arange(count), np.eye(count, dtype=np.float32), np.ones(count))
+    return Elimination(np.arange(count), None, np.ones(count))
 
 
 def _unit(rows: FloatArray) -> float:
@@ -140,8 +140,8 @@ def _scale(columns: FloatArray, harm: NDArray[np.float64]) -> float:
 
 def _feed_back(
     columns: FloatArray,
-    inputs: tuple[FloatArray, NDArray[np.float64]],
-    outputs: tuple[FloatArray, NDArray[np.float64]],
+    inputs: tuple[FloatArray | None, NDArray[np.float64]],
+    outputs: tuple[FloatArray | None, NDArray[np.float64]],
     scale: float,
     costs: FloatArray,
 ) -> NDArray[np.int16]:
@@ -150,12 +150,16 @@ def _feed_back(
     targets, errors, symbols = columns.copy(), np.empty_like(columns), np.empty(columns.shape, np.int16)
     aims = np.empty(rows, np.float32)
     feedback, harm = inputs
+    alone = np.eye(BLOCK, dtype=np.float32)
+    between = np.eye(rows, dtype=np.float32) if outputs[0] is None else outputs[0]
     for start in range(0, count, BLOCK):
         block = slice(start, min(start + BLOCK, count))
         # what the struct points at must live as long as it does
-        held = [costs, np.ascontiguousarray(feedback[block, block]), harm[block].astype(np.float32), outputs[0]]
+        size = block.stop - start
+        within = np.ascontiguousarray(alone[:size, :size] if feedback is None else feedback[block, block])
+        held = [costs, within, harm[block].astype(np.float32), between]
         pointers = [_floats(array) for array in (*held, outputs[1].astype(np.float32))]
-        settings = ffi.new("smidgen_squeeze *", (rows, block.stop - start, scale, LIMIT, *pointers))
+        settings = ffi.new("smidgen_squeeze *", (rows, size, scale, LIMIT, *pointers))
         lib.smidgen_trellis_squeeze(
             settings,
             _floats(columns[block]),
@@ -164,7 +168,8 @@ def _feed_back(
             _floats(errors[block]),
             _floats(aims),
         )
-        targets[block.stop :] += feedback[block, block.stop :].T @ errors[block]
+        if feedback is not None:
+            targets[block.stop :] += feedback[block, block.stop :].T @ errors[block]
     return symbols
 
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from smidgen.errors import ModelError
 
-__all__ = ["fill_graph"]
+__all__ = ["STANDARD", "fill_graph", "graphs_of", "inner_graphs", "tensors_of"]
+
+STANDARD = ("", "ai.onnx")
+"""The names of the domain of ONNX's own operators."""
 
 
 def fill_graph(graph: bytes, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
@@ -39,7 +42,7 @@ def fill_graph(graph: bytes, weights: Mapping[str, NDArray[Any]]) -> onnx.ModelP
         model = onnx.load_from_string(graph)
     except Exception as error:  # the class of the error depends on the version of protobuf
         raise ModelError(f"the graph is not an ONNX model: {error}") from None
-    for tensor in _tensors(model):
+    for tensor in tensors_of(model):
         # a file must not make the runtime read others
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             raise ModelError(f"the graph keeps the data of {tensor.name!r} in another file; smidgen does not open it")
@@ -68,11 +71,27 @@ def _fill_(tensor: Any, weight: NDArray[Any]) -> None:
     tensor.raw_data = weight.astype(dtype.newbyteorder("<")).tobytes()
 
 
+def inner_graphs(node: Any) -> Iterator[Any]:
+    """The graphs in a node's attributes: the branches of an If, the body of a Loop."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def graphs_of(graph: Any) -> Iterator[Any]:
+    """A graph and all graphs within it."""
+    yield graph
+    for node in graph.node:
+        for inner in inner_graphs(node):
+            yield from graphs_of(inner)
+
+
 def _has_data(tensor: Any) -> bool:
     return any(field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def tensors_of(model: Any) -> Iterator[Any]:
     """Every tensor in a model, also those in attributes, inner graphs and functions."""
     yield from _tensors_of_graph(model.graph)
     for function in model.functions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from smidgen.archive import Archive, Label
 from smidgen.errors import InputError, ModelError
 from smidgen.run.pictures import open_picture, prepare
+from smidgen.run.session import reason, session
 
 if TYPE_CHECKING:
     import onnx
@@ -54,7 +55,7 @@ class Runner:
         model = fill_graph(archive.graph, archive.weights())
         self.preprocessing = archive.preprocessing
         self.labels = archive.labels
-        self._session = _session(model, threads)
+        self._session = session(model, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
             raise ModelError(f"a graph of one input and one output can be run, not {len(inputs)} and {len(outputs)}")
@@ -169,22 +170,8 @@ class Runner:
         try:
             scores: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
         except Exception as error:  # the runtime's exceptions have no public base class of their own
-            raise ModelError(f"ONNX Runtime cannot run the graph: {_one_line(error)}") from None
+            raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
         return scores
-
-
-def _session(model: onnx.ModelProto, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 4  # what goes wrong is raised, and so need not be printed too
-    # Threads that wait by spinning after a run would slow down the network that runs next, also in a comparison.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions have no public base class of their own
-        raise ModelError(f"ONNX Runtime cannot load the graph: {_one_line(error)}") from None
 
 
 def _ends_in_softmax(model: onnx.ModelProto) -> bool:
@@ -194,7 +181,3 @@ def _ends_in_softmax(model: onnx.ModelProto) -> bool:
     while name in makers and makers[name].op_type in _RESHAPING:
         name = makers[name].input[0]
     return name in makers and makers[name].op_type == "Softmax"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

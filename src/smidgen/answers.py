@@ -1,0 +1,79 @@
+"""The answers of networks in PyTorch; ``smidgen.run.outputs`` has their divergence in NumPy."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from smidgen.errors import ModelError
+from smidgen.run.outputs import Output
+
+__all__ = ["divergence", "vote"]
+
+
+def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
+    """How far answers lie from those of a reference: the mean over inputs, as ``smidgen.run.outputs`` defines it.
+
+    Example:
+        >>> one, two = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 3.0]])
+        >>> divergence(Output("y", "values"), one, two)
+        tensor(0.0200)
+    """
+    if output.kind in ("scores", "probabilities"):
+        logs = [_logs(output, y) for y in (reference, other)]
+        return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    if output.kind == "chances":
+        p, q = (y.clamp(1e-7, 1 - 1e-7) for y in (reference, other))
+        return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+    p, q = reference.reshape(len(reference), -1), other.reshape(len(other), -1)
+    square = p.square().sum(1)
+    return ((p - q).square().sum(1) / 2 / torch.where(square > 0, square, torch.ones_like(square))).mean()
+
+
+def _logs(output: Output, y: Tensor) -> Tensor:
+    y = y.movedim(output.axis, -1)
+    return (y.clamp(min=1e-12).log() if output.kind == "probabilities" else y).log_softmax(-1)
+
+
+def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None:
+    """A random vector whose covariance is the second derivative of the divergence from ``y``.
+
+    Args:
+        output: what ``y`` is.
+        y: an output of the network, one or more inputs.
+        generator: of the draws.
+
+    Returns:
+        A tensor like ``y``; None if it holds no floats.
+
+    Raises:
+        ModelError: it is not finite.
+
+    Example:
+        >>> vote(Output("y", "values"), torch.full((1, 4), 2.0), torch.Generator()).abs()
+        tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
+    """
+    if not y.is_floating_point():
+        return None
+    if not bool(torch.isfinite(y).all()):
+        raise ModelError(f"the network's output {output.name!r} is not finite")
+    if output.kind in ("scores", "probabilities"):
+        moved = y.movedim(output.axis, -1)
+        positions = max(1, moved[0, ..., 0].numel())
+        if output.kind == "scores":
+            return _class_vote(moved, generator).div(positions**0.5).movedim(-1, output.axis)
+        p = moved.clamp(min=1e-12)
+        return _class_vote(p.log(), generator).div(p).div(positions**0.5).movedim(-1, output.axis)
+    signs: Tensor = (torch.randint(0, 2, y.shape, generator=generator) * 2 - 1).to(y.dtype)
+    if output.kind == "chances":
+        return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
+    length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
+    return signs / length.clamp(min=1e-12).reshape((-1,) + (1,) * (y.ndim - 1))
+
+
+def _class_vote(scores: Tensor, generator: torch.Generator) -> Tensor:
+    """For scores of classes, the last axis, a random vector of covariance diag(p) - p p^T."""
+    p = scores.softmax(-1)
+    signs = torch.randint(0, 2, p.shape, generator=generator).to(p.dtype) * 2 - 1
+    root = p.sqrt() * signs
+    return root - p * root.sum(-1, keepdim=True)

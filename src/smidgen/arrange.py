@@ -1,0 +1,347 @@
+"""A network made ready to be squeezed: constants computed, normalization folded, weights with their outputs first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from smidgen.archive import Archive
+from smidgen.code import Code
+from smidgen.errors import ModelError
+from smidgen.network import constant_node
+from smidgen.run.onnx_graph import STANDARD, graphs_of
+
+__all__ = ["WIDE", "arranged", "bias_names"]
+
+WIDE = 8192
+"""Outputs of a weight beyond which their moments would be too large; it then is kept with its inputs first."""
+
+_VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+def arranged(archive: Archive) -> Archive:
+    """The same network, so that every weight that a layer multiplies with is an axis of outputs and axes of inputs.
+
+    What is computed from weights alone is computed once; a batch normalization becomes part of the convolution before
+    it; weights that are kept the other way round are turned, and the graph turns them back (any runtime does that once,
+    when it loads). Answers stay the same up to rounding.
+
+    Args:
+        archive: uncompressed; codes are left alone.
+
+    Example:
+        >>> from torch import nn
+        >>> from smidgen.read import from_module
+        >>> network = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
+        >>> list(arranged(from_module(network, (3, 8, 8))).tensors)
+        ['0.weight', '0.bias']
+    """
+    work = _Work(archive)
+    work.fold_constants()
+    work.fold_normalization()
+    work.turn()
+    return work.archive()
+
+
+def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
+    """The names of the biases that go with these weights, in the order of the archive.
+
+    Args:
+        archive: of the network.
+        weights: names of weights.
+
+    Example:
+        >>> from torch import nn
+        >>> from smidgen.read import from_module
+        >>> bias_names(from_module(nn.Conv2d(3, 4, 1), (3, 8, 8)), ["weight"])
+        ['bias']
+    """
+    graph, sources = onnx.load_from_string(archive.graph).graph, {name: name for name in weights}
+    found = set()
+    for inner in graphs_of(graph):
+        for node in inner.node:
+            if node.op_type in _VIEWS and node.input[0] in sources:
+                sources[node.output[0]] = sources[node.input[0]]
+            elif any(name in sources for name in node.input[:3]):
+                if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
+                    found |= set(node.input[2:3])
+                elif node.op_type in _RECURRENT:
+                    found |= set(node.input[3:4])
+                elif node.op_type == "MatMul":
+                    found |= {
+                        name for other in inner.node if other.op_type == "Add" and node.output[0] in other.input
+                        for name in other.input
+                    }  # fmt: skip
+    return [name for name in archive.tensors if name in found and name not in sources]
+
+
+class _Use(NamedTuple):
+    node: Any
+    place: int
+
+
+class _Work:
+    """A graph and its weights under change."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.before = archive
+        self.model = onnx.load_from_string(archive.graph)
+        self.graph = self.model.graph
+        self.tensors: dict[str, Code | NDArray[Any]] = dict(archive.tensors)
+        self.version = max((o.version for o in self.model.opset_import if o.domain in STANDARD), default=1)
+        self.names = {name for graph in graphs_of(self.graph) for node in graph.node for name in node.output}
+        self.names |= {value.name for value in (*self.graph.input, *self.graph.initializer)}
+
+    def archive(self) -> Archive:
+        """What has become of it, without what is no longer used."""
+        used = {name for name, _ in self._all_uses()} | {value.name for value in self.graph.output}
+        tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
+        constants = [t for t in self.graph.initializer if t.name not in self.before.tensors and t.name in used]
+        places = [
+            onnx.TensorProto(name=name, dims=_plain(tensor).shape, data_type=_kind(tensor))
+            for name, tensor in tensors.items()
+        ]
+        kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in constants]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend([*places, *kept])
+        return replace(self.before, graph=self.model.SerializeToString(deterministic=True), tensors=tensors)
+
+    def _all_uses(self) -> Iterator[tuple[str, _Use]]:
+        for graph in graphs_of(self.graph):
+            for node in graph.node:
+                for index, name in enumerate(node.input):
+                    yield name, _Use(node, index)
+            if graph is not self.graph:
+                for value in graph.output:
+                    yield value.name, _Use(None, 0)
+
+    def _uses(self) -> dict[str, list[_Use]]:
+        found: dict[str, list[_Use]] = {}
+        for name, use in self._all_uses():
+            found.setdefault(name, []).append(use)
+        return found
+
+    def _free(self, name: str) -> str:
+        number = 2
+        while f"{name}_{number}" in self.names:
+            number += 1
+        self.names.add(f"{name}_{number}")
+        return f"{name}_{number}"
+
+    # constants
+
+    def fold_constants(self) -> None:
+        """Computes nodes of which all inputs are known, but for mere views of weights that are used elsewhere."""
+        known: dict[str, NDArray[Any]] = {
+            tensor.name: onnx.numpy_helper.to_array(tensor)
+            for tensor in self.graph.initializer
+            if tensor.name not in self.tensors
+        }
+        uses, outputs, kept = self._uses(), {value.name for value in self.graph.output}, []
+        for node in self.graph.node:
+            arrays = {name: self.tensors.get(name, known.get(name)) for name in node.input if name}
+            if not self._foldable(node, arrays, uses, outputs):
+                kept.append(node)
+                continue
+            try:
+                results = constant_node(self.model, node, {name: np.asarray(a) for name, a in arrays.items()})
+            except ModelError:
+                kept.append(node)
+                continue
+            if sum(r.size for r in results) > 64 + sum(_size(a) for a in arrays.values()):
+                kept.append(node)
+                continue
+            self._name_results(node, results, known, uses)
+        if len(kept) < len(self.graph.node):
+            self._set_nodes(kept)
+            for name, array in known.items():
+                if name not in {tensor.name for tensor in self.graph.initializer}:
+                    self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+
+    def _foldable(
+        self, node: Any, arrays: Mapping[str, Any], uses: Mapping[str, list[_Use]], outputs: set[str]
+    ) -> bool:
+        if any(array is None or isinstance(array, Code) for array in arrays.values()):
+            return False
+        if node.op_type in ("If", "Loop", "Scan", *_RANDOM) or outputs & set(node.output):
+            return False
+        shared = any(name in self.tensors and len(uses[name]) > 1 for name in arrays)
+        return not (shared and node.op_type in _VIEWS)
+
+    def _name_results(
+        self,
+        node: Any,
+        results: list[NDArray[Any]],
+        known: dict[str, NDArray[Any]],
+        uses: dict[str, list[_Use]],
+    ) -> None:
+        """Results of some size are weights, under the name of what they come from if nothing else takes that."""
+        sources = [name for name in node.input if name in self.tensors]
+        for name, array in zip(node.output, results, strict=False):
+            if not sources or array.size < 8:
+                known[name] = array
+                continue
+            largest = max(sources, key=lambda source: _size(self.tensors[source]))
+            new = largest if len(uses[largest]) == 1 and len(node.output) == 1 else self._free(largest)
+            self.tensors[new] = np.ascontiguousarray(array)
+            uses[new] = uses.get(name, [])
+            self._rename(name, new)
+
+    # normalization
+
+    def fold_normalization(self) -> None:
+        """A normalization by fixed numbers is a scale and a bias for each output of the convolution before it."""
+        for graph in graphs_of(self.graph):
+            makers = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
+            uses, gone = self._uses(), []
+            final = {value.name for value in graph.output}
+            for node in graph.node:
+                layer = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
+                if layer is None or len(uses[node.input[0]]) != 1 or node.input[0] in final:
+                    continue
+                names = [*layer.input[1:], *node.input[1:]]
+                if any(isinstance(self._constant(name), Code | None) for name in names if name):
+                    continue
+                if any(len(uses[name]) != 1 for name in layer.input[1:] if name):
+                    continue
+                self._fold(layer, node)
+                gone.append(node)
+            if gone:
+                self._set_nodes([node for node in graph.node if not any(node is other for other in gone)], graph)
+
+    def _fold(self, layer: Any, node: Any) -> None:
+        scale, shift, mean, variance = (np.asarray(self._constant(name), np.float64) for name in node.input[1:5])
+        epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
+        factor = scale / np.sqrt(variance + epsilon)
+        weight = np.asarray(self._constant(layer.input[1]))
+        bias = self._constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
+        scaled = weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))
+        shifted = (np.asarray(bias, np.float64) - mean) * factor + shift
+        self.tensors[layer.input[1]] = scaled.astype(weight.dtype)
+        if len(layer.input) < 3:
+            layer.input.append(self._bias_name(layer.input[1]))
+        elif not layer.input[2]:
+            layer.input[2] = self._bias_name(layer.input[1])
+        self.tensors[layer.input[2]] = shifted.astype(weight.dtype)
+        layer.output[0] = node.output[0]
+
+    def _bias_name(self, weight: str) -> str:
+        name = weight.removesuffix("weight") + "bias" if weight.endswith("weight") else f"{weight}_bias"
+        if name in self.names or name in self.tensors:
+            return self._free(name)
+        self.names.add(name)
+        return name
+
+    def _constant(self, name: str) -> Any:
+        if name in self.tensors:
+            return self.tensors[name]
+        found = [tensor for tensor in self.graph.initializer if tensor.name == name]
+        return onnx.numpy_helper.to_array(found[0]) if found else None
+
+    # outputs first
+
+    def turn(self) -> None:
+        """Turns every weight that is not kept with its outputs first, and has the graph turn it back."""
+        uses, new = self._uses(), list[Any]()
+        for name, tensor in list(self.tensors.items()):
+            if isinstance(tensor, Code) or tensor.dtype.kind != "f" or tensor.ndim < 2 or not uses.get(name):
+                continue
+            steps: list[Any] = []
+            if tensor.ndim == 3 and all(use.node is not None and use.node.op_type in _RECURRENT for use in uses[name]):
+                self.tensors[name] = tensor.reshape(-1, tensor.shape[2])
+                steps.append(("Reshape", [self._number(name, tensor.shape)], {}))
+            else:
+                order = _order(tensor, _wanted(name, uses))
+                self.tensors[name] = tensor.transpose(order)
+                if order != tuple(range(tensor.ndim)):
+                    steps.append(("Transpose", [], {"perm": [int(axis) for axis in np.argsort(order)]}))
+            if tensor.dtype != np.float32:
+                steps.append(("Cast", [], {"to": _kind(tensor)}))
+            self.tensors[name] = np.ascontiguousarray(self.tensors[name], np.float32)
+            new += self._restored(name, steps)
+        self._set_nodes([*new, *self.graph.node])
+
+    def _restored(self, name: str, steps: list[tuple[str, list[str], dict[str, Any]]]) -> Iterator[Any]:
+        """The nodes that undo what was done to a weight; what took the weight takes their result."""
+        last = name
+        for operator, more, attributes in steps:
+            source, last = last, self._free(name)
+            yield onnx.helper.make_node(operator, [source, *more], [last], **attributes)
+        self._rename(name, last)
+
+    def _rename(self, old: str, new: str) -> None:
+        for graph in graphs_of(self.graph):
+            for node in graph.node:
+                node.input[:] = [new if name == old else name for name in node.input]
+
+    def _number(self, name: str, shape: tuple[int, ...]) -> str:
+        size = self._free(name)
+        self.graph.initializer.append(onnx.numpy_helper.from_array(np.array(shape, np.int64), size))
+        return size
+
+    def _set_nodes(self, nodes: list[Any], graph: Any = None) -> None:
+        graph = self.graph if graph is None else graph
+        held = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(held)
+
+
+def _wanted(name: str, uses: Mapping[str, list[_Use]]) -> set[str]:
+    """How each use of a weight would have it: outputs "first", "last", second ("back"), or rows to "look" up."""
+    found = set()
+    for node, index in uses[name]:
+        kind = "" if node is None or node.domain not in STANDARD else node.op_type
+        attributes = {} if node is None else {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if (kind, index) == ("Conv", 1) or (kind, index) == ("MatMul", 0):
+            found.add("first")
+        elif (kind, index) == ("ConvTranspose", 1):
+            found.add("back")
+        elif (kind, index) == ("Gemm", 1):
+            found.add("first" if attributes.get("transB") else "last")
+        elif (kind, index) == ("MatMul", 1):
+            found.add("last")
+        elif (kind, index) == ("Gather", 0) and not attributes.get("axis"):
+            found.add("look")
+        elif kind == "Transpose" and list(attributes.get("perm", [1, 0])) == [1, 0]:
+            turned = _wanted(node.output[0], uses) if node.output[0] in uses else set()
+            found |= {{"first": "last", "last": "first"}.get(want, "other") for want in turned}
+        else:
+            found.add("other")
+    return found
+
+
+def _order(tensor: NDArray[Any], wanted: set[str]) -> tuple[int, ...]:
+    """The axes of a weight in the order in which it is to be kept."""
+    axes = tuple(range(tensor.ndim))
+    if wanted == {"back"}:
+        return (*axes[1:], 0)
+    if tensor.ndim != 2:
+        return axes
+    layers = wanted - {"look"}
+    if len(layers) > 1 or "other" in layers or "back" in layers:
+        return axes
+    if not layers:
+        return (1, 0) if wanted else axes
+    outputs = 0 if layers == {"first"} else 1
+    if tensor.shape[outputs] > WIDE:
+        return (1 - outputs, outputs)
+    return (outputs, 1 - outputs)
+
+
+def _plain(tensor: Code | NDArray[Any]) -> NDArray[Any]:
+    return tensor.symbols if isinstance(tensor, Code) else tensor
+
+
+def _kind(tensor: Code | NDArray[Any]) -> int:
+    return int(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(np.float32) if isinstance(tensor, Code) else tensor.dtype))
+
+
+def _size(tensor: Code | NDArray[Any] | None) -> int:
+    return 0 if tensor is None else _plain(tensor).size

@@ -1,0 +1,150 @@
+"""How near networks come to a first one, for any inputs and outputs: no labels, no pictures needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.archive import Archive
+from smidgen.errors import InputError
+from smidgen.run.outputs import Output, agreement, divergence, outputs_of
+from smidgen.run.session import Engine
+
+__all__ = ["Comparison", "compare"]
+
+_TIMED, _ROUNDS = 8, 24
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One output of one network, beside that of the first network.
+
+    Args:
+        output: its name in the graph.
+        kind: what it is, see ``smidgen.run.outputs.Output``.
+        examples: how many there were.
+        divergence: mean, in nats for classes and chances; of values half the squared error relative to the square.
+        agreement: percent of equal answers; of values 100 times the mean cosine.
+        relative_error: root of the sum of squared errors over the sum of squares.
+        largest_error: the largest absolute difference.
+        mean_error: the mean absolute difference.
+        milliseconds: median time of the network alone for one batch of the examples.
+    """
+
+    output: str
+    kind: str
+    examples: int
+    divergence: float
+    agreement: float
+    relative_error: float
+    largest_error: float
+    mean_error: float
+    milliseconds: float
+
+
+def compare(
+    archives: Sequence[Archive],
+    batches: Iterable[Mapping[str, NDArray[Any]]],
+    kind: str | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> list[list[Comparison]]:
+    """Runs networks on the same inputs; the first one is the reference. Memory does not grow with the inputs.
+
+    Args:
+        archives: the networks, all with the same inputs and outputs.
+        batches: arrays by name of input.
+        kind: what the first output is, if it is known better than ``outputs_of`` finds out.
+        on_progress: called after each batch with the number of batches done.
+
+    Returns:
+        For each network one comparison for each output.
+
+    Raises:
+        InputError: no networks or inputs, inputs that do not fit, or networks of other outputs.
+        ModelError: a network cannot run.
+    """
+    if not archives:
+        raise InputError("no network to evaluate")
+    engines = [Engine(archive.onnx()) for archive in archives]
+    sums: list[list[_Sums]] = []
+    kept: list[Mapping[str, NDArray[Any]]] = []
+    outputs: list[Output] = []
+    for done, batch in enumerate(batches, 1):
+        answers = [engine(batch) for engine in engines]
+        if not outputs:
+            outputs = outputs_of(archives[0].onnx(), answers[0], bool(archives[0].labels), kind)
+            sums = [[_Sums() for _ in outputs] for _ in engines]
+        for number, (row, mine) in enumerate(zip(sums, answers, strict=True), 1):
+            if [a.shape for a in mine] != [a.shape for a in answers[0]]:
+                shapes = [[a.shape for a in some] for some in (mine, answers[0])]
+                raise InputError(
+                    f"network {number} gives {shapes[0]} and the first {shapes[1]}; compare like with like"
+                )
+            for output, total, ours, theirs in zip(outputs, row, answers[0], mine, strict=True):
+                total.add(output, ours, theirs)
+        if len(kept) < _TIMED:
+            kept.append(batch)
+        if on_progress is not None:
+            on_progress(done)
+    if not kept:
+        raise InputError("no inputs to evaluate on")
+    times = _times(engines, kept)
+    return [
+        [total.found(output, times[place]) for output, total in zip(outputs, row, strict=True)]
+        for place, row in enumerate(sums)
+    ]
+
+
+class _Sums:
+    """What adds up for one output of one network."""
+
+    def __init__(self) -> None:
+        self.examples = self.numbers = 0
+        self.divergence = self.agreement = self.error = self.square = self.largest = self.absolute = 0.0
+
+    def add(self, output: Output, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+        ours, theirs = (a if a.ndim else a[None] for a in (ours, theirs))
+        self.examples += len(ours)
+        self.agreement += float(agreement(output, ours, theirs).sum())
+        p, q = ours.astype(np.float64), theirs.astype(np.float64)
+        if ours.dtype.kind == "f":
+            self.divergence += float(divergence(output, ours, theirs).sum())
+        difference = np.abs(p - q)
+        self.numbers += p.size
+        self.error += float((difference**2).sum())
+        self.square += float((p**2).sum())
+        self.absolute += float(difference.sum())
+        self.largest = max(self.largest, float(difference.max(initial=0.0)))
+
+    def found(self, output: Output, milliseconds: float) -> Comparison:
+        n = max(1, self.examples)
+        relative = (self.error / self.square) ** 0.5 if self.square else float(self.error > 0)
+        mean = self.absolute / max(1, self.numbers)
+        return Comparison(
+            output.name,
+            output.kind,
+            self.examples,
+            max(0.0, self.divergence / n),
+            100 * self.agreement / n,
+            relative,
+            self.largest,
+            mean,
+            milliseconds,
+        )
+
+
+def _times(engines: Sequence[Engine], batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[float]:
+    """Median milliseconds of each network, in rounds of random order, so that a busy machine favours none."""
+    rng = np.random.default_rng(0)
+    spent = np.zeros((_ROUNDS, len(engines)))
+    for turn in range(_ROUNDS):
+        for place in rng.permutation(len(engines)):
+            start = time.perf_counter_ns()
+            engines[place](batches[turn % len(batches)])
+            spent[turn, place] = time.perf_counter_ns() - start
+    return [float(median) / 1e6 for median in np.median(spent, axis=0)]

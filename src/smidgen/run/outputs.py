@@ -1,0 +1,167 @@
+"""What the outputs of a network are, and how far those of two networks lie apart: for any task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["KINDS", "Output", "agreement", "divergence", "log_probabilities", "outputs_of"]
+
+KINDS = ("scores", "probabilities", "chances", "values")
+
+# Operators that pass on the numbers as they are: what is before them says what an output is.
+_RESHAPING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
+_SCORING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "LogSoftmax", "MatMul", "ReduceMean")
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a network.
+
+    Args:
+        name: in the graph.
+        kind: "scores" of classes, before or after a log-softmax; "probabilities" of classes, which sum to 1; "chances",
+            each of 0 to 1 on its own; "values", anything else: features, coordinates, states.
+        axis: of the classes.
+    """
+
+    name: str
+    kind: str
+    axis: int = -1
+
+
+def outputs_of(
+    model: onnx.ModelProto, sample: Sequence[Array], labelled: bool = False, kind: str | None = None
+) -> list[Output]:
+    """What each output of a network is, by its last operators and a sample of what it gives.
+
+    Args:
+        model: the graph, weights or not.
+        sample: what it gives for some input, in the order of its outputs.
+        labelled: whether the first output is known to be scores of classes.
+        kind: what the first output is, if the user says so.
+
+    Raises:
+        InputError: no such kind, or one that does not fit.
+    """
+    makers = {output: node for node in model.graph.node for output in node.output}
+    found = [
+        _output(value.name, _maker(makers, value.name), np.asarray(array))
+        for value, array in zip(model.graph.output, sample, strict=True)
+    ]
+    first = np.asarray(sample[0])
+    if kind is not None:
+        if kind not in KINDS:
+            raise InputError(f"outputs: {kind!r} is none of {', '.join(KINDS)}")
+        if first.dtype.kind != "f" or (kind in KINDS[:2] and (first.ndim < 2 or first.shape[_class_axis(first)] < 2)):
+            raise InputError(
+                f"outputs: {found[0].name!r} is {first.dtype} of shape {first.shape}, which cannot be {kind}"
+            )
+        found[0] = Output(found[0].name, kind, _class_axis(first))
+    elif labelled and found[0].kind == "values" and first.ndim >= 2 and first.shape[_class_axis(first)] > 1:
+        found[0] = Output(found[0].name, "scores", _class_axis(first))
+    return found
+
+
+def log_probabilities(output: Output, array: Array) -> NDArray[np.float64]:
+    """Natural logarithms of the probabilities of classes: shape (n, positions, classes), for scores or probabilities.
+
+    Example:
+        >>> log_probabilities(Output("y", "scores", 1), np.zeros((1, 2), np.float32)).round(3)
+        array([[[-0.693, -0.693]]])
+    """
+    scores = np.moveaxis(array.astype(np.float64), output.axis, -1)
+    scores = scores.reshape(len(scores), -1, scores.shape[-1])
+    if output.kind == "probabilities":
+        scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
+    scores = scores - scores.max(axis=2, keepdims=True)
+    total: NDArray[np.float64] = np.exp(scores).sum(axis=2, keepdims=True)
+    return np.asarray(scores - np.log(total))
+
+
+def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.float64]:
+    """How far answers lie from those of a reference, for each input: shape (n,), 0 for the same.
+
+    For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
+    positions; for values half the squared error, relative to the square of the reference, which for vectors of like
+    length is 1 less the cosine.
+
+    Example:
+        >>> one = np.array([[3.0, 4.0]], np.float32)
+        >>> divergence(Output("y", "values"), one, np.array([[3.0, 3.0]], np.float32))
+        array([0.02])
+    """
+    if output.kind in ("scores", "probabilities"):
+        logs = [log_probabilities(output, array) for array in (reference, other)]
+        return np.asarray(np.maximum((np.exp(logs[0]) * (logs[0] - logs[1])).sum(2).mean(1), 0))
+    p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
+    if output.kind == "chances":
+        p, q = (np.clip(array, 1e-7, 1 - 1e-7) for array in (p, q))
+        return np.asarray((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1))
+    square, error = (p**2).sum(1), ((p - q) ** 2).sum(1)
+    return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
+
+
+def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.float64]:
+    """How alike answers are, for each input, from 0 to 1: shape (n,).
+
+    For classes the part of positions whose likeliest class is the same, for chances the part that lies on the same side
+    of one half, for values the cosine, for whole numbers the part that is equal.
+
+    Example:
+        >>> agreement(Output("y", "values"), np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]]))
+        array([1.])
+    """
+    if output.kind in ("scores", "probabilities"):
+        classes = [np.moveaxis(array, output.axis, -1) for array in (reference, other)]
+        same = classes[0].argmax(-1) == classes[1].argmax(-1)
+        return np.asarray(same.reshape(len(same), -1).mean(1))
+    p, q = (array.reshape(len(array), -1) for array in (reference, other))
+    if p.dtype.kind != "f":
+        return np.asarray((p == q).mean(1))
+    if output.kind == "chances":
+        return np.asarray(((p > 0.5) == (q > 0.5)).mean(1))
+    p, q = p.astype(np.float64), q.astype(np.float64)
+    length = np.sqrt((p**2).sum(1) * (q**2).sum(1))
+    return np.asarray(np.where(length > 0, (p * q).sum(1) / np.where(length > 0, length, 1), (p == q).all(1)))
+
+
+def _maker(makers: Mapping[str, Any], name: str) -> Any:
+    """The last node before an output that changes numbers, or None."""
+    while name in makers and makers[name].op_type in _RESHAPING:
+        name = makers[name].input[0]
+    return makers.get(name)
+
+
+def _output(name: str, maker: Any, array: Array) -> Output:
+    last = maker.op_type if maker is not None else ""
+    if array.dtype.kind != "f" or array.ndim < 1 or array.size == 0:
+        return Output(name, "values")
+    axis = _class_axis(array)
+    if array.ndim >= 2 and array.shape[axis] > 1:
+        total = array.sum(axis)
+        if bool((array >= 0).all()) and bool(np.allclose(total, 1, atol=1e-3)):
+            return Output(name, "probabilities", axis)
+        if last == "Softmax" and bool(np.allclose(array.sum(1), 1, atol=1e-3)):
+            return Output(name, "probabilities", 1)
+        if last == "LogSoftmax" or (last in _SCORING and array.size == array.shape[0] * array.shape[axis]):
+            return Output(name, "scores", axis)
+    if last in ("Sigmoid", "HardSigmoid"):
+        return Output(name, "chances")
+    return Output(name, "values")
+
+
+def _class_axis(array: Array) -> int:
+    """The last axis, or the second of (n, classes, 1, 1)."""
+    return 1 if array.ndim > 2 and array.size == array.shape[0] * array.shape[1] else array.ndim - 1
