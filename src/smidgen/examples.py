@@ -219,7 +219,7 @@ def _npz(path: Path, archive: Archive) -> Iterator[Item]:
     """The examples of one file. An array with one axis more than its input has an example in each row; one of as many
     axes is one batch; what has as many axes as its input where that has none along which examples lie is for all."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: np.asarray(file[name]) for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: cannot be read as .npz: {one_line(error)}") from None

@@ -85,7 +85,9 @@ def archive_of(model: onnx.ModelProto) -> Archive:
     inputs = [value for value in model.graph.input if value.name not in given]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    said = list(model.metadata_props)
     strip_(model)
+    model.metadata_props.extend(said)  # users read it, for example the alphabet of a reader of text
     graph: bytes = model.SerializeToString(deterministic=True)
     return Archive(graph, arrays)
 
@@ -139,10 +141,10 @@ class _Weights:
         return arrays
 
     def _weight(self, tensor: Any) -> bool:
-        if int(np.prod(tensor.dims, dtype=np.float64)) < SMALLEST_WEIGHT:
-            return False
         kinds = onnx.TensorProto
-        return tensor.data_type in (
+        if tensor.data_type not in kinds.DataType.values():
+            raise ModelError(f"{tensor.name}: is of the unknown type {tensor.data_type}")
+        return int(np.prod(tensor.dims, dtype=np.float64)) >= SMALLEST_WEIGHT and tensor.data_type in (
             kinds.FLOAT, kinds.DOUBLE, kinds.FLOAT16, kinds.INT8, kinds.UINT8, kinds.INT16, kinds.INT32, kinds.INT64
         )  # fmt: skip
 

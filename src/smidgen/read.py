@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -230,8 +231,10 @@ def _read_program(path: str) -> Archive:
     """An exported program, with the inputs that it was exported with."""
     read_bytes(path)
     try:
-        program = torch.export.load(path)
-        module, (inputs, named) = program.module(), program.example_inputs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what loading says is about versions of PyTorch's own formats
+            program = torch.export.load(path)
+            module, (inputs, named) = program.module(), program.example_inputs
     except Exception as error:  # loading has no base class for its errors
         raise ModelError(f"{path}: is not an exported PyTorch program: {one_line(error)}") from None
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]

@@ -44,12 +44,12 @@ class Network(nn.Module):
         super().__init__()
         model = fill_graph(archive.graph, archive.weights())
         self.inputs = [value.name for value in model.graph.input]
+        self.opsets = {opset.domain: opset.version for opset in model.opset_import}
+        self.graph = _Graph.of(model.graph, Foreign(model), set(archive.tensors))
         self.places: dict[str, tuple[nn.Module, str]] = {}
         for tensor in model.graph.initializer:
             if tensor.name in archive.tensors:
                 self._place(tensor.name, onnx.numpy_helper.to_array(tensor))
-        self.opsets = {opset.domain: opset.version for opset in model.opset_import}
-        self.graph = _Graph.of(model.graph, Foreign(model), set(self.places))
         self.eval()
 
     @property

@@ -425,7 +425,7 @@ def _conv_transpose(call: Call) -> Tensor:
             )
         ]
         small, large = [part // 2 for part in full], [part - part // 2 for part in full]
-        pads = small + large if mode != "SAME_LOWER" else large + small
+        pads = small + large if mode == "SAME_UPPER" else large + small
     back = _CONVOLVE_BACK[axes]
     group = call.attributes.get("group", 1)
     full_result = back(call[0], call[1], call.optional(2), windows.stride, [0] * axes, extra, group, windows.dilation)
@@ -476,6 +476,7 @@ def _batch_norm(call: Call) -> Tensor:
     if call.attributes.get("training_mode"):
         raise ModelError("BatchNormalization in training mode cannot be run")
     scale, bias, mean, variance = (call[index] for index in range(1, 5))
+    mean, variance = mean.detach(), variance.detach()
     return functional.batch_norm(call[0], mean, variance, scale, bias, eps=call.attributes.get("epsilon", 1e-5))
 
 

@@ -1,0 +1,192 @@
+"""ONNX files at the door: what is taken out, what stays, and files that are broken or hostile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import smidgen
+from smidgen.errors import InputError, ModelError, WeightError
+from smidgen.onnx_file import read_onnx
+
+WEIGHT = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+
+
+def value(name: str, *shape: int | str) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+def model(nodes: list[Any], fixed: list[Any], version: int = 17, inputs: list[Any] | None = None) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "g", inputs or [value("x", "n", 6)], [value("y", "n", 4)], fixed)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=8)
+
+
+def linear(version: int = 17) -> onnx.ModelProto:
+    return model([helper.make_node("MatMul", ["x", "w"], ["y"])], [numpy_helper.from_array(WEIGHT, "w")], version)
+
+
+@pytest.mark.parametrize("version", [9, 13, 17, onnx.defs.onnx_opset_version()])
+def test_versions(tmp_path: Path, version: int) -> None:
+    made = linear(version)
+    made.ir_version = 10
+    onnx.save(made, tmp_path / "m.onnx")
+    archive = read_onnx(tmp_path / "m.onnx")
+    np.testing.assert_array_equal(archive.tensors["w"], WEIGHT)
+    assert smidgen.open(saved(archive, tmp_path)).onnx().opset_import[0].version == version
+
+
+def saved(archive: smidgen.Archive, folder: Path) -> Path:
+    archive.save(folder / "m.smidgen")
+    return folder / "m.smidgen"
+
+
+def test_too_old(tmp_path: Path) -> None:
+    onnx.save(linear(8), tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="operators are of version 8; 9 and newer"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_constants_are_weights_and_equal_ones_are_kept_once(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Constant", [], ["a"], value=numpy_helper.from_array(WEIGHT, "t")),
+        helper.make_node("Constant", [], ["small"], value=numpy_helper.from_array(np.float32(2), "t")),
+        helper.make_node("MatMul", ["x", "a"], ["t"]),
+        helper.make_node("MatMul", ["x", "w"], ["u"]),
+        helper.make_node("Add", ["t", "u"], ["v"]),
+        helper.make_node("Mul", ["v", "small"], ["y"]),
+    ]
+    unused = numpy_helper.from_array(WEIGHT + 1, "unused")
+    made = model(nodes, [numpy_helper.from_array(WEIGHT, "w"), unused])
+    made.metadata_props.add(key="names", value="a b c")
+    onnx.save(made, tmp_path / "m.onnx")
+    archive = read_onnx(tmp_path / "m.onnx")
+    assert list(archive.tensors) == ["w"]
+    x = np.ones((2, 6), np.float32)
+    from smidgen.run.session import Engine
+
+    (found,) = Engine(archive.onnx())({"x": x})
+    np.testing.assert_allclose(found, 4 * x @ WEIGHT, rtol=1e-5)
+    kept = {prop.key: prop.value for prop in archive.onnx().metadata_props}
+    assert kept == {"names": "a b c"}, "what a model says about itself is what its users read"
+
+
+def test_initializers_that_are_inputs_are_no_inputs(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    made = model(nodes, [numpy_helper.from_array(WEIGHT, "w")], inputs=[value("x", "n", 6), value("w", 6, 4)])
+    onnx.save(made, tmp_path / "m.onnx")
+    assert [i.name for i in read_onnx(tmp_path / "m.onnx").onnx().graph.input] == ["x"]
+
+
+def external(folder: Path, location: str = "m.data", **change: int) -> Path:
+    path = folder / "m.onnx"
+    onnx.save(linear(), path, save_as_external_data=True, location="m.data", size_threshold=0)
+    made = onnx.load(path, load_external_data=False)
+    for entry in made.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = location
+        elif entry.key in change:
+            entry.value = str(change[entry.key])
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+def test_external_data(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_onnx(external(tmp_path)).tensors["w"], WEIGHT)
+
+
+@pytest.mark.parametrize(
+    ("location", "change", "message"),
+    [
+        ("../m.data", {}, "lies outside the folder"),
+        ("/etc/passwd", {}, "lies outside the folder"),
+        ("", {}, "lies outside the folder"),
+        ("absent.data", {}, "cannot be read: FileNotFoundError"),
+        ("m.data", {"length": 3_000_000_000}, "should be 96 bytes"),
+        ("m.data", {"offset": 8}, "should be 96 bytes at 8 of 'm.data', which has 96"),
+        ("m.data", {"offset": -4}, "should be 96 bytes at -4"),
+    ],
+)
+def test_external_data_that_is_not_there(tmp_path: Path, location: str, change: dict[str, int], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        read_onnx(external(tmp_path, location, **change))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    path = external(inside)
+    (inside / "m.data").rename(tmp_path / "m.data")
+    (inside / "m.data").symlink_to(tmp_path / "m.data")
+    with pytest.raises(ModelError, match="lies outside the folder"):
+        read_onnx(path)
+
+
+def cyclic() -> onnx.ModelProto:
+    return model([helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Add", ["a", "x"], ["b"])], [])
+
+
+def without_weight() -> onnx.ModelProto:
+    return model([helper.make_node("MatMul", ["x", "w"], ["y"])], [])
+
+
+def short_weight() -> onnx.ModelProto:
+    made = linear()
+    made.graph.initializer[0].raw_data = b"1234"
+    return made
+
+
+def huge_claim() -> onnx.ModelProto:
+    made = linear()
+    made.graph.initializer[0].dims[:] = [30_000, 25_000]
+    return made
+
+
+def negative_claim() -> onnx.ModelProto:
+    made = linear()
+    made.graph.initializer[0].dims[:] = [-6, -4]
+    return made
+
+
+def unknown_type() -> onnx.ModelProto:
+    made = linear()
+    made.graph.initializer[0].data_type = 99
+    return made
+
+
+@pytest.mark.parametrize("make", [cyclic, without_weight, short_weight, huge_claim, negative_claim, unknown_type])
+def test_broken_graphs_are_one_line(tmp_path: Path, make: Any) -> None:
+    (tmp_path / "m.onnx").write_bytes(make().SerializeToString())
+    with pytest.raises(ModelError, match=r"m\.onnx: ") as caught:
+        read_onnx(tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"\x08" * 100, b"\x89SMG" * 9])
+def test_other_bytes_are_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(ModelError, match="ONNX model") as caught:
+        read_onnx(tmp_path / "m.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_not_finite(tmp_path: Path) -> None:
+    broken = WEIGHT.copy()
+    broken[1, 2] = np.nan
+    onnx.save(
+        model([helper.make_node("MatMul", ["x", "w"], ["y"])], [numpy_helper.from_array(broken, "w")]),
+        tmp_path / "m.onnx",
+    )
+    with pytest.raises(WeightError, match="w: holds NaN or infinity"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def test_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_onnx(tmp_path / "m.onnx")
