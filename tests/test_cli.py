@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -455,3 +456,41 @@ def test_bad_pictures_and_models_leave_the_output_as_it_was(squeezable: Path) ->
         assert message in result.err.splitlines()[-1]
         assert result.out == ""
         assert Path("x.smidgen").read_text() == "before"
+
+
+def test_integers_for_onnx_runtime(squeezable: Path) -> None:
+    assert run("compress", "nets:small", "--plan", "lossless", "-o", "x.smidgen").status == 0
+    command = ("export", "x.smidgen", "--to", "onnx-int8", "--data", "photos", "-o", "x.onnx")
+    result = run(*command, "--pictures", "20")
+    assert result.status == 0, result.err
+    first, verdict = result.out.splitlines()
+    assert first == f"x.onnx: {Path('x.onnx').stat().st_size:,} bytes"
+    assert re.fullmatch(r"(warning: not faster on this machine: )?one picture .* ms.*, float32 .* ms \(.*\)", verdict)
+    report = json.loads(run(*command, "--pictures", "20", "--json").out)
+    assert report["file"] == "x.onnx"
+    assert report["bytes"] == Path("x.onnx").stat().st_size
+    assert min(report["milliseconds"], report["milliseconds_float32"]) > 0
+    session = onnxruntime.InferenceSession("x.onnx")
+    runner = smidgen.open("x.smidgen").runner(1)
+    for path in sorted(Path("photos").iterdir()):
+        batch = runner.prepare(path)[None]
+        scores = session.run(None, {session.get_inputs()[0].name: batch})[0]
+        np.testing.assert_allclose(scores, runner(batch), atol=0.03 * np.abs(runner(batch)).max())
+
+
+def test_integers_that_cannot_be_made(squeezable: Path) -> None:
+    for model in ("nets:small", "nets:without_preprocessing"):
+        assert run("compress", model, "--plan", "lossless", "-o", f"{model[5:]}.smidgen").status == 0
+    Path("none").mkdir()
+    Path("x.onnx").write_text("before")
+    command = ("export", "small.smidgen", "-o", "x.onnx", "--to")
+    assert "needs --data" in fails(2, *command, "onnx-int8")
+    assert "needs --data" in fails(2, *command, "onnx", "--data", "photos")
+    assert "nowhere: no such folder" in fails(1, *command, "onnx-int8", "--data", "nowhere")
+    assert "no pictures in it" in fails(1, *command, "onnx-int8", "--data", "none")
+    with_data = ("--to", "onnx-int8", "--data", "photos", "-o")
+    assert "there is no folder absent" in fails(1, "export", "small.smidgen", *with_data, "absent/x.onnx")
+    result = run("export", "without_preprocessing.smidgen", *with_data, "x.onnx")
+    assert result.status == 1
+    assert "does not say how pictures are prepared" in result.err.splitlines()[-1]
+    assert Path("x.onnx").read_text() == "before"

@@ -24,6 +24,7 @@ def test_running_half_imports_no_torch() -> None:
         "file",
         "run",
         "run.evaluate",
+        "run.int8",
         "run.onnx_graph",
         "run.runner",
         "cli",

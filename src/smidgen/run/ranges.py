@@ -1,0 +1,130 @@
+"""What values a tensor takes, counted as they pass by, and the range that eight bits serve best."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from smidgen.errors import ModelError
+
+__all__ = ["Affine8", "Histogram", "best_affine", "wide_affine"]
+
+Affine8 = tuple[np.float32, np.uint8]
+"""Scale and zero point of uint8: a value is scale * (integer - zero point)."""
+
+_HALF = 2048  # bins on each side of zero
+_LEVELS = 255
+_PARTS = np.linspace(0.5, 1.0, 51)
+_HEADROOM = 1.25
+
+
+class Histogram:
+    """Counts of values in equal bins about zero, whose width is a power of two and doubles when a value lies outside.
+
+    So its size never grows, and two of them can be added exactly.
+
+    Example:
+        >>> histogram = Histogram()
+        >>> histogram.add(np.array([-1, 0, 3], np.float32))
+        >>> histogram.add(np.array([100], np.float32))
+        >>> histogram.low, histogram.high, int(histogram.counts.sum())
+        (-1.0, 100.0, 4)
+    """
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0  # zero always has a level of its own
+        self.width = 2.0**-116
+        self.counts = np.zeros(2 * _HALF, np.int64)
+
+    @property
+    def reach(self) -> float:
+        """The largest distance of a value from zero."""
+        return max(-self.low, self.high)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Counts values.
+
+        Raises:
+            ModelError: one is infinite or no number.
+        """
+        if not values.size:
+            return
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ModelError("an activation of the network is not finite; its weights or its inputs are damaged")
+        self._reach_(low, high)
+        bins = np.floor(values.ravel() * np.float32(1 / self.width)).astype(np.int32) + _HALF
+        self.counts += np.bincount(bins, minlength=2 * _HALF)
+
+    def merge(self, other: Histogram) -> None:
+        """Adds the counts of another histogram, which is not changed."""
+        self._reach_(other.low, other.high)
+        counts, width = other.counts, other.width
+        while width < self.width:
+            counts, width = _halved(counts), 2 * width
+        while self.width < width:
+            self.counts, self.width = _halved(self.counts), 2 * self.width
+        self.counts = self.counts + counts
+
+    def centers(self) -> NDArray[np.float64]:
+        """The value in the middle of each bin."""
+        return np.linspace(0.5 - _HALF, _HALF - 0.5, 2 * _HALF) * self.width
+
+    def _reach_(self, low: float, high: float) -> None:
+        """Makes the bins wide enough, with one to spare at each end."""
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        while self.reach >= self.width * (_HALF - 1):
+            self.counts, self.width = _halved(self.counts), 2 * self.width
+
+
+def best_affine(histogram: Histogram) -> Affine8:
+    """Scale and zero point that lose least of the values that were counted.
+
+    Of ranges from half of what was seen to all, the one with the least squared error; a value outside becomes its end.
+
+    Example:
+        >>> histogram = Histogram()
+        >>> histogram.add(np.array([-1, 0, 3], np.float32))
+        >>> scale, zero = best_affine(histogram)
+        >>> round(float(scale) * 255, 2), int(zero)
+        (4.0, 64)
+    """
+    used = np.flatnonzero(histogram.counts)
+    counts, values = histogram.counts[used], histogram.centers()[used].clip(histogram.low, histogram.high)
+    errors = [_error(values, counts, _affine(histogram, part)) for part in _PARTS]
+    return _affine(histogram, float(_PARTS[int(np.argmin(errors))]))
+
+
+def wide_affine(histogram: Histogram) -> Affine8:
+    """Scale and zero point for a quarter more than was seen, where the largest value is what counts: for answers.
+
+    Example:
+        >>> histogram = Histogram()
+        >>> histogram.add(np.array([0, 8], np.float32))
+        >>> round(float(wide_affine(histogram)[0]) * 255, 2)
+        10.0
+    """
+    return _affine(histogram, _HEADROOM)
+
+
+def _affine(histogram: Histogram, part: float) -> Affine8:
+    span = np.float32((histogram.high - histogram.low) * part / _LEVELS)
+    if span < np.finfo(np.float32).tiny:
+        return np.float32(1), np.uint8(0)
+    # a scale that is rounded up would reach past a Clip, which would then have to be computed
+    scale = np.nextafter(span, np.float32(0))
+    return scale, np.uint8(min(_LEVELS, round(-histogram.low * part / float(scale))))
+
+
+def _error(values: NDArray[np.float64], counts: NDArray[np.int64], affine: Affine8) -> float:
+    scale, zero = float(affine[0]), float(affine[1])
+    rounded = np.clip(np.rint(values / scale) + zero, 0, _LEVELS) - zero
+    return float((counts * (rounded * scale - values) ** 2).sum())
+
+
+def _halved(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same counts in half as many bins, twice as wide."""
+    return np.pad(counts.reshape(-1, 2).sum(axis=1), _HALF // 2)
