@@ -177,6 +177,7 @@ def squeeze_to_budget(
     outcome: Outcome,
     settings: Settings = Settings(),
     reporter: Reporter = SILENT,
+    stats: Mapping[str, Stats] | None = None,
 ) -> None:
     """The smallest file that does little enough harm, or the best one of the size that was asked for.
 
@@ -186,12 +187,14 @@ def squeeze_to_budget(
         outcome: says what is asked for, and takes every file as it is found; so it is valid if this is interrupted.
         settings: how the work is done.
         reporter: is told what happens.
+        stats: of the weights, where they were ``measured`` before with the same seed.
 
     Raises:
         ModelError: there is nothing to squeeze, or the network's scores cannot be measured.
     """
     original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
-    stats = measured(model, examples, settings.seed, reporter, outcome.budget.left / 2)
+    if stats is None:
+        stats = measured(model, examples, settings.seed, reporter, outcome.budget.left / 2)
     reference = Reference(original, model, examples)
     least = 100 / len(examples.held_out)
     if outcome.budget.max_drop is not None and least > outcome.budget.max_drop:
