@@ -66,7 +66,7 @@ def sweep(
     smidgen sweep squeezenet1_1 --data photos/ -o sweep/
     smidgen sweep squeezenet1_1 --data photos/ --size 400KB --size 500KB --plan int8 --seed 0 --seed 1 -o sweep/
 
-    Without --size, --max-drop and --plan: twelve sizes from 1/16 to 1/4 of the float32 weights. OUTPUT then holds one
+    Without --size, --max-drop and --plan: twelve sizes from 1/16 to 1/6 of the float32 weights. OUTPUT then holds one
     .smidgen file for each point, every figure in sweep.sqlite, and the Pareto front in pareto.json and pareto.png.
     The same command goes on after a Ctrl-C or a kill; finished points are not made again, and more targets may be
     added. A point that cannot be made stops no other one.
