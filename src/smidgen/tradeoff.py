@@ -581,19 +581,28 @@ def _write_front(folder: Path, rows: Sequence[Row], reporter: Reporter) -> None:
 
 def _draw(axes: Any, rows: Sequence[Row]) -> None:
     """Bytes against divergence: every point by its kind, the front as a line."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     judged = [row for row in rows if row.kl is not None]
     kinds = {
         "--size": [row for row in judged if row.size is not None],
         "--max-drop": [row for row in judged if row.max_drop is not None],
         "--plan": [row for row in judged if row.plan is not None],
     }
-    best = front(judged)
-    axes.step([row.bytes for row in best], [row.kl for row in best], color="0.6", where="post", label="Pareto front")
+    axes.step(*_coordinates(front(rows)), color="0.6", where="post", label="Pareto front")
     for (label, found), marker in zip(kinds.items(), "osD", strict=True):
         if found:
-            axes.plot([row.bytes for row in found], [row.kl for row in found], marker, label=label)
+            axes.plot(*_coordinates(found), marker, label=label)
     smallest = min([row.kl for row in judged if row.kl], default=1.0)
     axes.set_yscale("symlog", linthresh=smallest)  # logarithmic, but for files without loss
-    axes.set(xscale="log", xlabel="size of the file, bytes", ylabel="KL divergence from the original, nats")
+    axes.set(xscale="log", xlabel="size of the file, KB", ylabel="KL divergence from the original, nats")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     axes.legend()
+
+
+def _coordinates(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    """Kilobytes and nats, of rows with a file."""
+    return [(row.bytes or 0) / 1000 for row in rows], [row.kl or 0.0 for row in rows]
