@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run.evaluate import evaluate, latency
 from smidgen.run.int8 import quantize
 from smidgen.run.pictures import find_labelled, find_pictures
@@ -37,8 +37,7 @@ def main() -> None:
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--calibrate", type=int, default=100)
     arguments = parser.parse_args()
-    model = read_model("squeezenet1_1")
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    original = read_model("squeezenet1_1")
     found = find_pictures(arguments.photos)
     photos = [found[index] for index in np.random.default_rng(0).permutation(len(found))[: arguments.calibrate]]
     networks = {"float32": original.onnx()}

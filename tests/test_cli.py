@@ -492,5 +492,5 @@ def test_integers_that_cannot_be_made(squeezable: Path) -> None:
     assert "there is no folder absent" in fails(1, "export", "small.smidgen", *with_data, "absent/x.onnx")
     result = run("export", "without_preprocessing.smidgen", *with_data, "x.onnx")
     assert result.status == 1
-    assert "does not say how pictures are prepared" in result.err.splitlines()[-1]
+    assert "not known how pictures become" in result.err.splitlines()[-1]
     assert Path("x.onnx").read_text() == "before"

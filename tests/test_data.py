@@ -72,7 +72,7 @@ def test_squeezenet_in_integers_within_a_point(tmp_path: Path) -> None:
         names = [name for name in photos.namelist() if name.endswith(".jpg")][::28][:100]
         photos.extractall(tmp_path, names)
     model = read_model("squeezenet1_1")
-    original = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    original = model
     runner = original.runner()
     quantized = quantize(original.onnx(), ({"image": runner.prepare(tmp_path / name)[None]} for name in names))
     integers = replace(original, graph=quantized.SerializeToString(), tensors={}).runner()

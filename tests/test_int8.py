@@ -18,7 +18,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from smidgen.errors import InputError, ModelError
-from smidgen.read import from_module, read_model
+from smidgen.read import read_model
 from smidgen.run.int8 import quantize
 from smidgen.run.ranges import Histogram, best_affine, wide_affine
 
@@ -356,7 +356,7 @@ def test_squeezenet_is_integers_from_the_picture_to_the_scores(tmp_path: Path) -
     from skimage import data
 
     model = read_model("squeezenet1_1")
-    archive = from_module(model.module, model.input_shape, model.preprocessing, model.labels)
+    archive = model
     runner = archive.runner(1)
     pictures = [runner.prepare(picture)[None] for picture in (data.astronaut(), data.chelsea(), data.rocket())]
     quantized = quantize(archive.onnx(), ({"image": picture} for picture in pictures))

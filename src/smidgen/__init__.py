@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from smidgen.errors import FormatError, InputError, ModelError, PlanError, SmidgenError, WeightError
     from smidgen.methods import Binarize, Cluster, Prune, Quantize, Squeeze
     from smidgen.plan import Plan
+    from smidgen.tradeoff import sweep
 
 __version__ = version("smidgen")
 
@@ -48,6 +49,7 @@ __all__ = [
     "WeightError",
     "compress",
     "open",
+    "sweep",
 ]
 
 _ROOMS = {
@@ -57,6 +59,7 @@ _ROOMS = {
     "smidgen.errors": ("FormatError", "InputError", "ModelError", "PlanError", "SmidgenError", "WeightError"),
     "smidgen.methods": ("Binarize", "Cluster", "Prune", "Quantize", "Squeeze"),
     "smidgen.plan": ("Plan",),
+    "smidgen.tradeoff": ("sweep",),
 }
 
 

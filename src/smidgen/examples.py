@@ -85,11 +85,18 @@ def all_in(path: Path, archive: Archive) -> list[Item]:
     Raises:
         InputError: there are none, or arrays do not fit the network.
     """
-    files = _array_files(path)
-    if files:
-        return [item for file in files for item in _npz(file, archive)]
-    labelled = find_labelled(path, archive.labels)
-    return list(find_pictures(path)) if labelled is None else [picture for picture, _ in labelled]
+    if _array_files(path):
+        return [item for file in _array_files(path) for item in _npz(file, archive)]
+    return list(find_pictures(path))
+
+
+def files_in(path: Path) -> list[Path]:
+    """The files that hold the examples of ``examples_in``.
+
+    Raises:
+        InputError: there are none.
+    """
+    return _array_files(path) or find_pictures(path)
 
 
 def _array_files(path: Path) -> list[Path]:

@@ -232,6 +232,7 @@ def squeeze_to_budget(
     outcome: Outcome,
     settings: Settings = Settings(),
     reporter: Reporter = SILENT,
+    stats: Mapping[str, Stats] | None = None,
 ) -> None:
     """The smallest file that does little enough harm, or the best one of the size that was asked for.
 
@@ -241,6 +242,7 @@ def squeeze_to_budget(
         outcome: says what is asked for, and takes every file as it is found; so it is valid if this is interrupted.
         settings: how the work is done.
         reporter: is told what happens.
+        stats: of the weights, where they were ``measured`` before with the same seed.
 
     Raises:
         ModelError: there is nothing to squeeze, or the network's answers cannot be measured.
@@ -248,7 +250,8 @@ def squeeze_to_budget(
     inputs_of(original)
     original = arranged(original)
     reference = Reference(original, examples, settings.outputs)
-    stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
+    if stats is None:
+        stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
     least = 100 / len(reference)
     if outcome.budget.max_drop is not None and least > outcome.budget.max_drop and reference.measure != "cosine":
         reporter.say(

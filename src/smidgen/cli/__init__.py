@@ -17,11 +17,18 @@ from smidgen.cli.evaluate import evaluate
 from smidgen.cli.export import export
 from smidgen.cli.inspect import inspect
 from smidgen.cli.recognize import recognize
+from smidgen.cli.sweep import sweep
 from smidgen.errors import SmidgenError
 
 __all__ = ["cli", "main"]
 
-EXTRAS = {"torch": "compress", "matplotlib": "demo"}
+EXTRAS = {
+    "torch": "compress",
+    "joblib": "compress",
+    "threadpoolctl": "compress",
+    "distributed": "cluster",
+    "matplotlib": "demo",
+}
 """Packages that are not in the base install, and the extra that brings them."""
 
 
@@ -31,7 +38,7 @@ def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for command in (demo, compress, inspect, evaluate, recognize, export):
+for command in (demo, compress, inspect, evaluate, recognize, export, sweep):
     cli.add_command(command)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from smidgen.cli.output import echo_json, json_option, progress
+from smidgen.cli.output import echo_json, json_option, preprocessing_option, progress
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
+    from smidgen.run.session import Engine
 
 __all__ = ["export"]
 
@@ -24,7 +25,12 @@ _TIMED_ROUNDS = 40
 @click.option(
     "--to", "kind", required=True, type=click.Choice(["onnx", "onnx-int8", "safetensors"]), help="The format."
 )
-@click.option("--data", type=click.Path(path_type=Path), help="A folder of pictures to calibrate on, for onnx-int8.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="What to calibrate onnx-int8 on: a folder of pictures, an .npz file, or a folder of those.",
+)
+@preprocessing_option
 @click.option(
     "--pictures", default=100, show_default=True, type=click.IntRange(min=1), help="How many of them to take at most."
 )
@@ -32,7 +38,9 @@ _TIMED_ROUNDS = 40
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
 )
 @json_option
-def export(file: Path, kind: str, data: Path | None, pictures: int, output: Path, as_json: bool) -> None:
+def export(
+    file: Path, kind: str, data: Path | None, preprocessing: str | None, pictures: int, output: Path, as_json: bool
+) -> None:
     """Writes the network of FILE as ONNX, or its weights as safetensors, in float32.
 
     onnx-int8 is ONNX that computes with integers of 8 bits, for ONNX Runtime on a CPU. What ranges the activations
@@ -41,10 +49,11 @@ def export(file: Path, kind: str, data: Path | None, pictures: int, output: Path
     """
     from smidgen.archive import open_archive
     from smidgen.file import replace_file
+    from smidgen.preprocess import with_preprocessing
 
     if (kind == "onnx-int8") != (data is not None):
         raise click.UsageError("--to onnx-int8 needs --data, a folder of pictures; the other formats take none")
-    archive = open_archive(file)
+    archive = with_preprocessing(open_archive(file), preprocessing)
     times: dict[str, float] = {}
     if data is not None:
         content, times = _int8(archive, data, pictures, output)
@@ -65,30 +74,38 @@ def export(file: Path, kind: str, data: Path | None, pictures: int, output: Path
 def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes, dict[str, float]]:
     """The bytes of the model that computes with integers, and its time and that of float32 in milliseconds."""
     import numpy as np
+    import onnx
 
     from smidgen.errors import InputError
-    from smidgen.run.evaluate import latency
+    from smidgen.examples import all_in
+    from smidgen.examples import batches as stacked
     from smidgen.run.int8 import quantize
-    from smidgen.run.pictures import find_pictures
+    from smidgen.run.session import Engine
 
     if not output.absolute().parent.is_dir():  # before the work, not after it
         raise InputError(f"{output}: cannot be written: there is no folder {output.parent}")
-    found = find_pictures(data)
-    paths = [found[index] for index in np.random.default_rng(0).permutation(len(found))[:most]]
-    runner, model = archive.runner(threads=1), archive.onnx()
+    found, model = all_in(data, archive), archive.onnx()
+    items = [found[index] for index in np.random.default_rng(0).permutation(len(found))[:most]]
 
     def batches() -> Iterator[dict[str, Any]]:
-        with progress(len(paths), "calibrating") as advance:
-            for done, path in enumerate(paths, 1):
-                yield {model.graph.input[0].name: runner.prepare(path)[None]}
+        with progress(len(items), "calibrating") as advance:
+            for done, batch in enumerate(stacked(items, archive, 1), 1):
+                yield batch
                 advance(done)
 
     content: bytes = quantize(model, batches()).SerializeToString(deterministic=True)
-    integers = replace(archive, graph=content, tensors={}).runner(threads=1)
+    engines = [Engine(onnx.load_from_string(content), 1), Engine(model, 1)]
+    (batch,) = stacked(items[:1], archive, 1)
     # the fastest of interleaved runs, since what else the machine does can only add to them
-    rounds = [latency([integers, runner], paths[:1], rounds=1) for _ in range(_TIMED_ROUNDS)]
+    rounds = [[_milliseconds(engine, batch) for engine in engines] for _ in range(_TIMED_ROUNDS)]
     mine, theirs = np.min(rounds, axis=0).tolist()
     return content, {"milliseconds": mine, "milliseconds_float32": theirs}
+
+
+def _milliseconds(engine: Engine, batch: Mapping[str, Any]) -> float:
+    start = time.perf_counter_ns()
+    engine(batch)
+    return (time.perf_counter_ns() - start) / 1e6
 
 
 def _verdict(milliseconds: float, milliseconds_float32: float) -> str:
