@@ -290,6 +290,10 @@ def test_a_data_loader_will_do() -> None:
     assert smidgen.compress(module, torch.utils.data.DataLoader(data, 16), size=900, input_shape=(6,)).tensors
 
 
+def test_an_onnx_file_goes_in_by_its_name(speech: Path) -> None:
+    assert smidgen.compress("speech.onnx", waves(30), size=1_400).tensors.keys() == arranged(waver()).tensors.keys()
+
+
 def test_preprocessing_is_found_by_how_sure_the_network_is() -> None:
     """A network that answers by brightness, and is made for numbers of -1 to 1."""
     from smidgen.preprocess import detected

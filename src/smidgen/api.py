@@ -15,7 +15,7 @@ from smidgen.errors import InputError
 from smidgen.examples import examples_from, examples_in
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import from_module
+from smidgen.read import from_module, read_model
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ __all__ = ["compress", "compress_by_plan"]
 
 
 def compress(
-    module: Module | Archive,
+    module: Module | Archive | str | os.PathLike[str],
     data: str | os.PathLike[str] | Iterable[Any] | None = None,
     *,
     plan: Plan | str | None = None,
@@ -44,7 +44,7 @@ def compress(
     """Compresses a network to a size, to a loss of accuracy, or after a plan.
 
     Args:
-        module: the network, or what ``smidgen.read_model`` read; it is not changed.
+        module: the network; or what the command line takes, such as an ONNX file. It is not changed.
         data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
             (height, width, 3)) or of batches, as a data loader gives them: see ``smidgen.examples.examples_from``. No
             labels are needed; a folder may have sub-folders named by ``labels``. Not used with a plan.
@@ -84,6 +84,8 @@ def compress(
         >>> 297_000 <= len(write(archive)) <= 300_000
         True
     """
+    if isinstance(module, str | os.PathLike):
+        module = read_model(os.fspath(module))
     if isinstance(module, Archive):
         model = module if preprocessing is None else replace(module, preprocessing=preprocessing)
         model = model if not labels else replace(model, labels=labels)

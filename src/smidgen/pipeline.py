@@ -366,16 +366,16 @@ def measured(
     network, what = Network(original), examples.what
     for operator in network.foreign:
         reporter.say(f"{operator} is run by ONNX Runtime; what matters only through it cannot be measured")
-    first = list(batches(examples.calibration[:2], original, BATCH))
-    wanted = need(network, first[0], -(-BATCH // len(next(iter(first[0].values()), [0])) or 1))
+    first = [next(batches([item], original, 1)) for item in examples.calibration[:2]]
+    wanted = need(network, first[0], BATCH)
     if not wanted.weights:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
     for name in wanted.skipped:
         reporter.say(f"kept without loss: {name}, which belongs to no layer that can be measured")
     count = len(examples.calibration)
-    start = time.perf_counter()
-    measure(network, first, seed, outputs=outputs)
-    each = (time.perf_counter() - start) / min(2, count)
+    moments = [time.perf_counter()]
+    measure(network, first, seed, lambda _: moments.append(time.perf_counter()), outputs)
+    each = moments[-1] - moments[-2]  # the first one also warms up
     if each * count > seconds:
         count = max(1, int(seconds / each))
         reporter.say(f"there is time for {count:,} of {len(examples.calibration):,} {what}")
