@@ -64,8 +64,9 @@ def need(module: nn.Module, batch: Inputs, size: int) -> Need:
     sizes = [(weight.shape[0], weight.numel() // weight.shape[0]) for weight in found.values()]
     moments = sum((28 * d**2 if d <= WIDE else 28 * d) + 24 * n**2 for n, d in sizes)
     largest = max((16 * d**2 for _, d in sizes if d <= WIDE), default=0)
-    # an activation is kept for the way back with what it is made of, unfolded for the moments
-    activations = 4 * 4 * size * sum(4 * use.x.numel() for use in uses)
+    # inputs are kept for the way back, with what lies between them; the largest is unfolded for the moments
+    inputs = [use.x.numel() for use in uses]
+    activations = 4 * size * (4 * sum(inputs) + 9 * max(inputs, default=0))
     skipped = tuple(name for name, weight in named_weights(module) if weight.ndim > 1 and name not in found)
     return Need(moments + largest + activations, sum(w.numel() for w in found.values()), tuple(found), skipped)
 
