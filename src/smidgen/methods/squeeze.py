@@ -60,7 +60,7 @@ class Squeeze(Method):
         >>> weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
         >>> code = Squeeze(nats_per_bit=0.01)(weight)
         >>> bool(np.abs(code.values() - weight).mean() < 0.15), code.rule
-        (True, Trellis(scale=0.20772914588451385))
+        (True, Trellis(scale=0.20772914588451385, states=64))
     """
 
     nats_per_bit: float = 1e-6
@@ -101,7 +101,7 @@ def nearest(code: Code, weight: FloatArray) -> Code:
     """The code of the same scale whose values are nearest to ``weight``; of equally near ones that of fewer bits.
 
     Args:
-        code: of ``Squeeze``; where ``weight`` is its value, nothing changes.
+        code: of ``Squeeze``, with 64 states; where ``weight`` is its value, nothing changes.
         weight: float32 of the same shape.
 
     Example:
@@ -110,6 +110,7 @@ def nearest(code: Code, weight: FloatArray) -> Code:
         array([1., 2.], dtype=float32)
     """
     assert isinstance(code.rule, Trellis)
+    assert code.rule.states == 64
     columns = np.ascontiguousarray(as_rows(weight, 0).T)
     count, rows = columns.shape
     harm = np.full(count, BITS_PER_LEVEL / code.rule.scale**2)
@@ -148,7 +149,7 @@ def _feed_back(
     """The symbols of all columns: shape (inputs, outputs), as ``columns``."""
     count, rows = columns.shape
     targets, errors, symbols = columns.copy(), np.empty_like(columns), np.empty(columns.shape, np.int16)
-    aims = np.empty(rows, np.float32)
+    aims, paths = np.empty(rows, np.float32), np.empty((rows, 64), np.int16)
     feedback, harm = inputs
     for start in range(0, count, BLOCK):
         block = slice(start, min(start + BLOCK, count))
@@ -163,6 +164,7 @@ def _feed_back(
             ffi.from_buffer("int16_t[]", symbols[block]),
             _floats(errors[block]),
             _floats(aims),
+            ffi.from_buffer("int16_t[]", paths),
         )
         targets[block.stop :] += feedback[block, block.stop :].T @ errors[block]
     return symbols
