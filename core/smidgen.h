@@ -40,7 +40,8 @@ enum {
     SMIDGEN_ADAPTIVE = 5,
     SMIDGEN_TEXT = 6,
     SMIDGEN_MIXED = 7,
-    SMIDGEN_MIXED64 = 8
+    SMIDGEN_MIXED64 = 8,
+    SMIDGEN_LINES = 9
 };
 
 /* Bytes of scratch memory, aligned for uint64_t, that coding this plane needs, in either direction. */

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.code import Affine, Code, Table, Trellis
-from smidgen.codecs import CODECS
+from smidgen.codecs import codec_by_id
 from smidgen.file import SECTIONS
 
 HEADER = 72
@@ -73,7 +73,7 @@ def with_raw_texts(data: bytes) -> bytes:
     sections = dict(parts.sections)
     for name in SECTIONS[:4]:
         if parts.codecs[name]:
-            sections[name] = CODECS["text"].decode(sections[name], (parts.sizes[name],)).tobytes()
+            sections[name] = codec_by_id(parts.codecs[name]).decode(sections[name], (parts.sizes[name],)).tobytes()
     return Parts(sections).build()
 
 
@@ -184,6 +184,7 @@ def real_files() -> Iterator[tuple[str, bytes]]:
         ("text",),
         ("mixed",),
         ("mixed64",),
+        ("lines",),
     ):
         yield codecs[-1] if len(codecs) == 1 else "smallest", write(archive, codecs)
     yield "plain", with_raw_texts(write(archive))

@@ -184,8 +184,10 @@ CHOICES = {"smallest": FIRST_SMALLEST, "trellis": (*FIRST_SMALLEST, "mixed"), "t
 
 
 @pytest.mark.parametrize("name", [*CODECS, *CHOICES])
-def test_golden_files_decode_for_ever(name: str) -> None:
+def test_golden_files_decode_for_ever(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written once, by version 1; a file that is missing is made, and must then be committed."""
+    if name != "lines":  # the others were there before it
+        monkeypatch.setattr("smidgen.file.TEXT_CODECS", ("text",))
     path = GOLDEN / f"v1-{name}.smidgen"
     archives = {"trellis": trellis_archive(8), "trellis64": trellis_archive(64)}
     archive = archives.get(name) or small_archive()

@@ -24,6 +24,7 @@ size_t smidgen_scratch(int codec, const smidgen_plane *plane) {
             return SIZE_MAX; /* more than this machine can address */
         return 64 * 1024 + sizeof(uint16_t) * ((size_t)plane->columns * plane->inner + 4);
     case SMIDGEN_TEXT:
+    case SMIDGEN_LINES:
         return (size_t)3 * 1024 * 1024;
     case SMIDGEN_MIXED:
     case SMIDGEN_MIXED64: { /* columns beyond the 65536th share what is known of them */
@@ -70,6 +71,8 @@ int64_t smidgen_encode(int codec, const smidgen_plane *plane, const uint8_t *sym
         return smidgen_mixed_encode(plane, symbols, out, capacity, scratch);
     case SMIDGEN_MIXED64:
         return smidgen_mixed64_encode(plane, symbols, out, capacity, scratch);
+    case SMIDGEN_LINES:
+        return smidgen_lines_encode(plane, symbols, out, capacity, scratch);
     default:
         return SMIDGEN_USAGE;
     }
@@ -103,6 +106,8 @@ int smidgen_decode(int codec, const smidgen_plane *plane, const uint8_t *data, s
         return smidgen_mixed_decode(plane, data, size, symbols, scratch);
     case SMIDGEN_MIXED64:
         return smidgen_mixed64_decode(plane, data, size, symbols, scratch);
+    case SMIDGEN_LINES:
+        return smidgen_lines_decode(plane, data, size, symbols, scratch);
     default:
         return SMIDGEN_USAGE;
     }

@@ -19,7 +19,7 @@ static int check_section(const smidgen_section *s, int kind) {
     uint64_t most = kind == SMIDGEN_METADATA || kind == SMIDGEN_LABELS ? MAX_TEXT : MAX_GRAPH;
     if (kind == SMIDGEN_PAYLOAD)
         return s->codec == SMIDGEN_RAW ? 0 : SMIDGEN_BAD_SECTION;
-    if (s->codec != SMIDGEN_RAW && s->codec != SMIDGEN_TEXT)
+    if (s->codec != SMIDGEN_RAW && s->codec != SMIDGEN_TEXT && s->codec != SMIDGEN_LINES)
         return SMIDGEN_BAD_SECTION;
     if (s->codec == SMIDGEN_RAW && s->size != s->stored)
         return SMIDGEN_BAD_SECTION;
@@ -181,7 +181,7 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
         t->stored[i] = take(&c, 4);
         t->offset[i] = *payload;
         *payload += t->stored[i];
-        if (t->codec[i] > SMIDGEN_MIXED64)
+        if (t->codec[i] > SMIDGEN_LINES)
             return SMIDGEN_BAD_TENSOR;
     }
     if (c.failed)

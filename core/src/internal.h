@@ -118,5 +118,6 @@ SMIDGEN_CODEC(adaptive);
 SMIDGEN_CODEC(text);
 SMIDGEN_CODEC(mixed);
 SMIDGEN_CODEC(mixed64);
+SMIDGEN_CODEC(lines);
 
 #endif

@@ -42,6 +42,9 @@ SMALLEST = ("raw", "bitpack", "rans", "adaptive", "mixed", "mixed64")
 FAST = ("raw", "rans")
 """For large models and quick starts."""
 
+TEXT_CODECS = ("text", "lines")
+"""For all that is not a plane; the shortest is kept."""
+
 MAGIC = b"\x89SMG"
 VERSION = 1
 SECTIONS = ("metadata", "labels", "graph", "index", "payload")
@@ -150,11 +153,12 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
 def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
     ids, stored = [], []
     for text in texts:
-        coded = CODECS["text"].encode(np.frombuffer(text, np.uint8))
+        coded = [(CODECS[name].id, CODECS[name].encode(np.frombuffer(text, np.uint8))) for name in TEXT_CODECS]
         # the format bounds how much a short section may expand to, and how long a hostile one may take
-        shorter = len(coded) < len(text) and len(text) // 256 <= len(coded)
-        ids.append(CODECS["text" if shorter else "raw"].id)
-        stored.append(coded if shorter else text)
+        allowed = [(CODECS["raw"].id, text), *(pair for pair in coded if len(text) // 256 <= len(pair[1]))]
+        codec, shortest = min(allowed, key=lambda pair: len(pair[1]))
+        ids.append(codec)
+        stored.append(shortest)
     sections = [*stored, payload]
     start = MAGIC + struct.pack("<6BH", VERSION, *ids, CODECS["raw"].id, 0)
     table = struct.pack("<5Q", *map(len, sections)) + struct.pack("<4I", *map(len, texts))

@@ -13,7 +13,7 @@ from tests.reference.bits import decode_bitpack, decode_raw, encode_bitpack, enc
 from tests.reference.huffman import decode_huffman, decode_relative, encode_huffman, encode_relative
 from tests.reference.mixed import decode_mixed, decode_mixed64, encode_mixed, encode_mixed64
 from tests.reference.rans import decode_rans, encode_rans
-from tests.reference.text import decode_text, encode_text
+from tests.reference.text import decode_lines, decode_text, encode_lines, encode_text
 
 ENCODERS = (
     encode_raw,
@@ -25,6 +25,7 @@ ENCODERS = (
     encode_text,
     encode_mixed,
     encode_mixed64,
+    encode_lines,
 )
 DECODERS = (
     decode_raw,
@@ -36,6 +37,7 @@ DECODERS = (
     decode_text,
     decode_mixed,
     decode_mixed64,
+    decode_lines,
 )
 TYPE_SIZES = {1: 4, 2: 8, 3: 2, 4: 1, 5: 2, 6: 4, 7: 8, 8: 1, 9: 2, 10: 4, 11: 8, 12: 1}
 ARRAY, AFFINE, TABLE, TRELLIS, TRELLIS_64 = range(5)
@@ -82,8 +84,8 @@ def sections(data: bytes) -> list[bytes]:
         part = data[position : position + size]
         position += size
         if i < 4:
-            require(codecs[i] in (0, 6), "section codec")
-            require(codecs[i] == 6 or size == sizes[i], "section sizes")
+            require(codecs[i] in (0, 6, 9), "section codec")
+            require(codecs[i] != 0 or size == sizes[i], "section sizes")
             require(sizes[i] <= (16 if i < 2 else 64) << 20 and sizes[i] // 256 <= size, "section limit")
             part = bytes(decode(codecs[i], Plane(1, sizes[i], 1), part))
         found.append(part)
@@ -114,7 +116,7 @@ def records(data: bytes) -> list[Record]:
         require(symbols <= min(2**32, 16384 * len(data)), "too many symbols")
         for i in range(blocks):
             codec, size = cursor.number("B"), cursor.number("I")
-            require(codec <= 8 and used + size <= len(payload), "block")
+            require(codec <= 9 and used + size <= len(payload), "block")
             record.planes.append(decode(codec, plane_of(record, i), payload[used : used + size]))
             used += size
         if record.rule in (TRELLIS, TRELLIS_64):

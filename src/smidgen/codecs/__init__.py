@@ -86,6 +86,7 @@ CODECS = {
         Codec("text", lib.SMIDGEN_TEXT),
         Codec("mixed", lib.SMIDGEN_MIXED),
         Codec("mixed64", lib.SMIDGEN_MIXED64),
+        Codec("lines", lib.SMIDGEN_LINES),
     )
 }
 
