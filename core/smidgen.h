@@ -134,9 +134,9 @@ smidgen_plane smidgen_block(const smidgen_tensor *tensor, uint32_t i);
 void smidgen_trellis_levels(uint32_t kinds, uint32_t rows, uint32_t columns, const int16_t *symbols, int16_t *levels,
                             uint8_t *grids, uint8_t *states);
 
-/* How to choose the symbols of a trellis of 64 states. With two errors, in weights of the same column (input) or row (output), the later
- * one can make up for the earlier: feedback[earlier x size + later] of the earlier error is added to what the later aims
- * at; column by column, and within a column row by row. What is minimised is the squared distance from the aim, times
+/* How to choose the symbols of a trellis of 64 states. With two errors, in weights of the same column (input) or row
+ * (output), the later one can make up for the earlier: feedback[earlier x size + later] of the earlier error is added to
+ * what the later aims at; column by column, and within a column row by row. What is minimised is the squared distance from the aim, times
  * the harm of its column and of its row, plus the cost of the symbol. */
 typedef struct {
     uint32_t rows, columns;

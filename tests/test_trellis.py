@@ -234,6 +234,15 @@ def test_feedback_adds_up_as_the_header_says(rows: int) -> None:
     np.testing.assert_array_equal(found, again[0])
 
 
+def test_survivors_that_never_meet() -> None:
+    """Where nothing costs or harms they all go on, and rows leave the window with those of the best one."""
+    weights = np.float32(np.random.default_rng(6).normal(0, 2, (2, 200)))
+    row_feedback = np.triu(np.full((200, 200), 1e-3), 1) + np.eye(200)
+    found, errors, _ = squeeze(weights, np.zeros((2, 9)), 0.5, row_feedback=row_feedback, harm=np.full(2, 1e-40))
+    values = 0.5 * slow_levels(np.ascontiguousarray(found.T))[0].T
+    np.testing.assert_allclose(errors, weights - values, atol=1e-5)
+
+
 def test_columns_without_feedback_are_on_their_own() -> None:
     rng = np.random.default_rng(3)
     weights, costs = np.float32(rng.normal(0, 3, (4, 20))), rising_costs(rng, 12)

@@ -7,8 +7,8 @@
  * law, each kind of decision learns a gain and an offset for its log-odds.
  *
  * Trellis-coded ("dependent") quantization has two quantizers with different cells. Which one a weight used follows
- * from the parities above it in its column, so the codec can keep track and measure the weights as they really are. Codecs mixed and mixed64 differ in the
- * number of states that they follow.
+ * from the parities above it in its column, so the codec can keep track and measure the weights as they really are.
+ * Codecs mixed and mixed64 differ in the number of states that they follow.
  *
  * Weights are in 1/32 of a step, or what is named otherwise. docs/format.md gives all of it step by step. */
 #include "range.h"
@@ -310,11 +310,11 @@ int smidgen_mixed_decode(const smidgen_plane *plane, const uint8_t *data, size_t
 }
 
 int64_t smidgen_mixed64_encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity,
-                             void *scratch) {
+                               void *scratch) {
     return encode(plane, symbols, out, capacity, scratch, 64);
 }
 
 int smidgen_mixed64_decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,
-                         void *scratch) {
+                           void *scratch) {
     return decode(plane, data, size, symbols, scratch, 64);
 }
