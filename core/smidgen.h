@@ -39,7 +39,9 @@ enum {
     SMIDGEN_RANS = 4,
     SMIDGEN_ADAPTIVE = 5,
     SMIDGEN_TEXT = 6,
-    SMIDGEN_MIXED = 7
+    SMIDGEN_MIXED = 7,
+    SMIDGEN_MIXED64 = 8,
+    SMIDGEN_LINES = 9
 };
 
 /* Bytes of scratch memory, aligned for uint64_t, that coding this plane needs, in either direction. */
@@ -96,7 +98,7 @@ enum {
 int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file);
 
 /* How a tensor's values follow from its planes. */
-enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2, SMIDGEN_TRELLIS = 3 };
+enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2, SMIDGEN_TRELLIS = 3, SMIDGEN_TRELLIS64 = 4 };
 
 typedef struct {
     uint32_t name, name_size; /* offset of the name in the index, and its bytes */
@@ -127,18 +129,19 @@ uint64_t smidgen_limit(uint64_t file_size);
 smidgen_plane smidgen_block(const smidgen_tensor *tensor, uint32_t i);
 
 /* The levels (multiples of the scale) that the symbols of a trellis stand for, rows x columns in memory order, and the
- * grids that they were taken from. Symbols are within -16383..16383. `states` is scratch for `columns` bytes. */
-void smidgen_trellis_levels(uint32_t rows, uint32_t columns, const int16_t *symbols, int16_t *levels, uint8_t *grids,
-                            uint8_t *states);
+ * grids that they were taken from. `kinds` is the number of states, 8 or 64. Symbols are within -16383..16383. `states`
+ * is scratch for `columns` bytes. */
+void smidgen_trellis_levels(uint32_t kinds, uint32_t rows, uint32_t columns, const int16_t *symbols, int16_t *levels,
+                            uint8_t *grids, uint8_t *states);
 
-/* How to choose the symbols of a trellis. With two errors, in weights of the same column (input) or row (output), the later
- * one can make up for the earlier: feedback[earlier x size + later] of the earlier error is added to what the later aims
- * at; column by column, and within a column row by row. What is minimised is the squared distance from the aim, times
+/* How to choose the symbols of a trellis of 64 states. With two errors, in weights of the same column (input) or row
+ * (output), the later one can make up for the earlier: feedback[earlier x size + later] of the earlier error is added to
+ * what the later aims at; column by column, and within a column row by row. What is minimised is the squared distance from the aim, times
  * the harm of its column and of its row, plus the cost of the symbol. */
 typedef struct {
     uint32_t rows, columns;
     float scale;
-    int32_t limit;     /* symbols lie within -limit..limit */
+    int32_t limit;     /* symbols lie within -limit..limit, at least 1 */
     const float *cost; /* of the symbols -limit..limit on grid 0, then on grid 1 */
     const float *column_feedback, *column_harm;
     const float *row_feedback, *row_harm;
@@ -146,9 +149,9 @@ typedef struct {
 
 /* All arrays hold columns one after another, each of `rows` numbers: `weights`; `targets`, which are the weights plus the
  * feedback of columns before those of this call, and are changed; and what is made, `symbols` and `errors` (weight minus
- * value). `aims` is scratch for `rows` numbers. */
+ * value). `aims` is scratch for `rows` numbers, `paths` for 64 times as many. */
 void smidgen_trellis_squeeze(const smidgen_squeeze *squeeze, const float *weights, float *targets, int16_t *symbols,
-                             float *errors, float *aims);
+                             float *errors, float *aims, int16_t *paths);
 
 /* END */
 

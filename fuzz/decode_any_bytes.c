@@ -9,8 +9,8 @@
  *
  * Every buffer is allocated with the exact size that the header of the core asks for, so that AddressSanitizer sees a
  * step too far. Decoding is done twice, over scratch memory with different rubbish in it: a result that depends on
- * what lay there is a fault too. Only the model of the text codec is too large for that: it would be all that the
- * fuzzer does. */
+ * what lay there is a fault too. Only the models of codecs text and lines are too large for that: it would be all that
+ * the fuzzer does. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,7 +32,7 @@ static void *allocate(size_t size, int filler) {
 static int decode(int codec, const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t **symbols) {
     size_t count = (size_t)plane->rows * plane->columns * plane->inner, scratch = smidgen_scratch(codec, plane);
     uint8_t *exact = allocate(size, 0), *again = allocate(count, 0x55);
-    const int times = codec == SMIDGEN_TEXT ? 1 : 2;
+    const int times = codec == SMIDGEN_TEXT || codec == SMIDGEN_LINES ? 1 : 2;
     int status = 0;
     if (size)
         memcpy(exact, data, size);
@@ -145,7 +145,7 @@ static void decode_plane(const uint8_t *data, size_t size) {
     plane.inner = data[3] & (data[0] & 128 ? 3u : 31u);
     plane.levels = data[4] + 1u;
     plane.zero = data[5] | (data[6] & 1u) << 8;
-    decode((data[0] & 127) % 9, &plane, data + 7, size - 7, &symbols); /* 8 is no codec */
+    decode((data[0] & 127) % 11, &plane, data + 7, size - 7, &symbols); /* 10 is no codec */
     free(symbols);
 }
 

@@ -83,9 +83,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     symbols = allocate(count, 0);
     for (size_t i = 0; i < count; i++)
         symbols[i] = (uint8_t)((data[HEADER + i % given] + i / given * (data[5] >> 3)) % plane.levels);
-    for (int codec = SMIDGEN_RAW; codec <= SMIDGEN_MIXED; codec++) {
+    for (int codec = SMIDGEN_RAW; codec <= SMIDGEN_LINES; codec++) {
         /* one sets up a model of three megabytes, the other tries eight codes: half of the inputs go without */
-        int slow = codec == SMIDGEN_TEXT || codec == SMIDGEN_RELATIVE;
+        int slow = codec == SMIDGEN_TEXT || codec == SMIDGEN_LINES || codec == SMIDGEN_RELATIVE;
         if (!slow || data[5] & WITH_SLOW)
             check(codec, &plane, symbols, count, (size_t)data[4] * 31 + data[HEADER]);
     }

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.code import Affine, Code, Table, Trellis
-from smidgen.codecs import CODECS
+from smidgen.codecs import codec_by_id
 from smidgen.file import SECTIONS
 
 HEADER = 72
@@ -73,7 +73,7 @@ def with_raw_texts(data: bytes) -> bytes:
     sections = dict(parts.sections)
     for name in SECTIONS[:4]:
         if parts.codecs[name]:
-            sections[name] = CODECS["text"].decode(sections[name], (parts.sizes[name],)).tobytes()
+            sections[name] = codec_by_id(parts.codecs[name]).decode(sections[name], (parts.sizes[name],)).tobytes()
     return Parts(sections).build()
 
 
@@ -163,6 +163,7 @@ def small_archive() -> Archive:
         "truth": rng.integers(0, 2, 9).astype(np.bool_),
         "nothing": np.zeros((0, 3), np.float32),
         "trellis": Code(symbols((9, 8), -6, 6), Trellis(0.03125)),
+        "smaller trellis": Code(symbols((9, 8), -6, 6), Trellis(0.03125, 8)),
     }
     picture = Preprocessing(8, 8, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
     labels = tuple(Label(f"n{i:08}", f"thing {i}") for i in range(6))
@@ -174,7 +175,17 @@ def real_files() -> Iterator[tuple[str, bytes]]:
     from smidgen.file import SMALLEST, write
 
     archive = small_archive()
-    for codecs in (SMALLEST, ("huffman",), ("relative",), ("rans",), ("adaptive",), ("text",), ("mixed",)):
+    for codecs in (
+        SMALLEST,
+        ("huffman",),
+        ("relative",),
+        ("rans",),
+        ("adaptive",),
+        ("text",),
+        ("mixed",),
+        ("mixed64",),
+        ("lines",),
+    ):
         yield codecs[-1] if len(codecs) == 1 else "smallest", write(archive, codecs)
     yield "plain", with_raw_texts(write(archive))
     yield "empty", write(replace(archive, graph=b"", tensors={}, labels=()))

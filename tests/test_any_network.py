@@ -291,7 +291,10 @@ def test_a_data_loader_will_do() -> None:
 
 
 def test_an_onnx_file_goes_in_by_its_name(speech: Path) -> None:
-    assert smidgen.compress("speech.onnx", waves(30), size=1_400).tensors.keys() == arranged(read_model("speech.onnx")).tensors.keys()
+    assert (
+        smidgen.compress("speech.onnx", waves(30), size=1_400).tensors.keys()
+        == arranged(read_model("speech.onnx")).tensors.keys()
+    )
 
 
 def test_preprocessing_is_found_by_how_sure_the_network_is() -> None:

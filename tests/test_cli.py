@@ -188,7 +188,8 @@ def test_same_input_same_bytes(nets: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "codec", ["smallest", "fast", "raw", "bitpack", "huffman", "relative", "rans", "adaptive", "mixed"]
+    "codec",
+    ["smallest", "fast", "raw", "bitpack", "huffman", "relative", "rans", "adaptive", "mixed", "mixed64", "lines"],
 )
 def test_every_codec_gives_the_same_network(nets: Path, codec: str) -> None:
     out = json.loads(run("compress", "nets:tiny", "--plan", "int8", "--codec", codec, "-o", "x.smidgen", "--json").out)

@@ -73,7 +73,7 @@ def test_many_symbols(codec: Codec, count: int) -> None:
     symbols = np.clip(np.rint(np.random.default_rng(count).laplace(20, 3, count)), 0, 40).astype(np.uint8)
     data = codec.encode(symbols, 41, 20)
     np.testing.assert_array_equal(codec.decode(data, (count,), 41, 20), symbols)
-    if codec.name != "text":  # whose twin is too slow for this
+    if codec.name not in ("text", "lines"):  # whose twin is too slow for this
         assert data == reference.encode(codec.id, plane_of(symbols, 41, 20), symbols.tolist())
 
 
@@ -109,7 +109,7 @@ def test_every_truncation_is_refused(codec: Codec) -> None:
             refused += 1
     # a range coder reads zeros past its end, so a cut string may be another valid one; it is then other symbols, which
     # the checksum of the file catches
-    assert refused == len(data) or codec.name in ("adaptive", "text", "mixed")
+    assert refused == len(data) or codec.name in ("adaptive", "text", "mixed", "mixed64", "lines")
 
 
 @every_codec
@@ -169,9 +169,15 @@ def test_a_kernel_wider_than_256_is_a_line() -> None:
     assert data == reference.encode(5, plane_of(symbols, 3, 1), symbols.reshape(-1).tolist())
 
 
-def trellis_plane(shape: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
-    """Symbols, of 33 levels, of Gaussian weights on the quantizer that docs/format.md, codec 7, says is their turn."""
-    following = np.array([(0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5)])
+FOLLOWING = {
+    "mixed": [(0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5)],
+    "mixed64": [(t // 2 ^ t % 2 * 33, t // 2 ^ t % 2 * 33 ^ 10) for t in range(64)],
+}
+
+
+def trellis_plane(shape: tuple[int, ...], codec: str, seed: int) -> NDArray[np.uint8]:
+    """Symbols, of 33 levels, of Gaussian weights on the quantizer that docs/format.md says is their turn."""
+    following = np.array(FOLLOWING[codec])
     weights = np.random.default_rng(seed).normal(0, 2, shape)
     state, rows = np.zeros(shape[1:], int), []
     for row in weights:
@@ -183,16 +189,28 @@ def trellis_plane(shape: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
     return np.array(rows).astype(np.uint8)
 
 
-def test_mixed_follows_the_trellis() -> None:
-    symbols = trellis_plane((64, 16, 3, 3), seed=1)
-    data = CODECS["mixed"].encode(symbols, 33, 16)
+@pytest.mark.parametrize(("name", "other"), [("mixed", "mixed64"), ("mixed64", "mixed")])
+def test_mixed_follows_the_trellis(name: str, other: str) -> None:
+    symbols = trellis_plane((64, 16, 3, 3), name, seed=1)
+    data = CODECS[name].encode(symbols, 33, 16)
     assert data[0] >= 128
     assert len(data) < entropy(symbols) < len(CODECS["adaptive"].encode(symbols, 33, 16))
-    np.testing.assert_array_equal(CODECS["mixed"].decode(data, symbols.shape, 33, 16), symbols)
-    small = trellis_plane((64, 4, 3, 3), seed=2)
-    data = CODECS["mixed"].encode(small, 33, 16)
+    assert len(data) < len(CODECS[other].encode(symbols, 33, 16))
+    np.testing.assert_array_equal(CODECS[name].decode(data, symbols.shape, 33, 16), symbols)
+    small = trellis_plane((64, 4, 3, 3), name, seed=2)
+    data = CODECS[name].encode(small, 33, 16)
     assert data[0] >= 128
-    assert data == reference.encode(7, plane_of(small, 33, 16), small.reshape(-1).tolist())
+    assert data == reference.encode(CODECS[name].id, plane_of(small, 33, 16), small.reshape(-1).tolist())
+
+
+def test_lines_are_shorter_for_labels_and_as_the_plain_twin_says() -> None:
+    names = ["sea snail", "great white shark", "cock", "Gordon setter, sea", "café, tea", "", "white wolf\0", "sea"]
+    text = "".join(f"n{1440764 + 13007 * i + i * i:08}\t{names[i * i % 8]} {i % 5}\n" for i in range(60))
+    symbols = np.frombuffer((text + "an end without a line feed").encode(), np.uint8)
+    data = CODECS["lines"].encode(symbols)
+    assert len(data) < 0.85 * len(CODECS["text"].encode(symbols))
+    assert data == reference.encode(9, plane_of(symbols, 256, NO_ZERO), symbols.tolist())
+    np.testing.assert_array_equal(CODECS["lines"].decode(data, symbols.shape), symbols)
 
 
 def test_mixed_never_grows_a_plane_by_more_than_a_byte() -> None:

@@ -20,8 +20,8 @@ from smidgen.errors import WeightError
 from smidgen.file import FAST, SMALLEST, inspect, read, write
 from tests.reference import container as reference
 
-AFTER_EVEN = (0, 5, 1, 6, 2, 4, 3, 7)
-AFTER_ODD = (2, 7, 3, 4, 0, 6, 1, 5)
+AFTER_EVEN = {8: (0, 5, 1, 6, 2, 4, 3, 7), 64: tuple(t // 2 ^ (33 if t % 2 else 0) for t in range(64))}
+AFTER_ODD = {8: (2, 7, 3, 4, 0, 6, 1, 5), 64: tuple(t ^ 10 for t in AFTER_EVEN[64])}
 
 symbols = hnp.arrays(
     np.int16,
@@ -30,7 +30,7 @@ symbols = hnp.arrays(
 )
 
 
-def slow_path(column: list[int]) -> list[tuple[int, int]]:
+def slow_path(column: list[int], states: int = 64) -> list[tuple[int, int]]:
     """The levels of one column and the grids that they are on, symbol by symbol."""
     state, found = 0, []
     for symbol in column:
@@ -38,20 +38,20 @@ def slow_path(column: list[int]) -> list[tuple[int, int]]:
         if state % 2 == 1:
             level -= (symbol > 0) - (symbol < 0)
         found.append((level, state % 2))
-        state = AFTER_ODD[state] if symbol % 2 else AFTER_EVEN[state]
+        state = (AFTER_ODD if symbol % 2 else AFTER_EVEN)[states][state]
     return found
 
 
-def slow_levels(array: NDArray[np.int16]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def slow_levels(array: NDArray[np.int16], states: int = 64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     columns = array.reshape(len(array), -1).T
-    paths = np.array([slow_path(column.tolist()) for column in columns])
+    paths = np.array([slow_path(column.tolist(), states) for column in columns])
     return paths[..., 0].T.reshape(array.shape), paths[..., 1].T.reshape(array.shape)
 
 
-@given(symbols)
-def test_levels_are_those_of_the_plain_twin(array: NDArray[np.int16]) -> None:
-    levels, grids = Trellis(1.0).levels(array)
-    expected, on = slow_levels(array)
+@given(symbols, st.sampled_from([8, 64]))
+def test_levels_are_those_of_the_plain_twin(array: NDArray[np.int16], states: int) -> None:
+    levels, grids = Trellis(1.0, states).levels(array)
+    expected, on = slow_levels(array, states)
     np.testing.assert_array_equal(levels, expected)
     np.testing.assert_array_equal(grids, on)
 
@@ -75,6 +75,21 @@ def test_scales_that_are_refused(scale: float) -> None:
         Trellis(scale)
 
 
+@pytest.mark.parametrize("states", [0, 4, 16, 65, "8"])
+def test_states_that_are_refused(states: int) -> None:
+    with pytest.raises(WeightError, match="there are 8 or 64 states"):
+        Trellis(0.5, states)
+
+
+def test_every_state_has_two_before_it_and_they_lie_on_one_grid() -> None:
+    for states in (8, 64):
+        after = [(AFTER_EVEN[states][t], AFTER_ODD[states][t]) for t in range(states)]
+        for t in range(states):
+            before = [s for s in range(states) if t in after[s]]
+            assert len(before) == 2
+            assert before[0] % 2 == before[1] % 2
+
+
 def test_symbols_that_are_refused() -> None:
     with pytest.raises(WeightError, match="needs an axis"):
         Code(np.array(1, np.int16), Trellis(1.0))
@@ -91,25 +106,37 @@ def test_equal_only_with_the_same_scale_and_rule() -> None:
     array = np.array([[1, 2]], np.int16)
     assert Code(array, Trellis(0.5)) == Code(array.copy(), Trellis(0.5))
     assert Code(array, Trellis(0.5)) != Code(array, Trellis(0.25))
+    assert Code(array, Trellis(0.5)) != Code(array, Trellis(0.5, 8))
 
 
 @settings(max_examples=50)
 @given(
     hnp.arrays(np.int16, hnp.array_shapes(min_dims=1, max_dims=4, max_side=6), elements=st.integers(-9, 9)),
     st.floats(2.0**-140, 2.0**100, width=32),
-    st.sampled_from([SMALLEST, FAST, ("mixed",)]),
+    st.sampled_from([SMALLEST, FAST, ("mixed",), ("mixed64",)]),
+    st.sampled_from([8, 64]),
 )
-def test_file_keeps_code_and_values(array: NDArray[np.int16], scale: float, codecs: tuple[str, ...]) -> None:
-    code = Code(array, Trellis(scale))
+def test_file_keeps_code_and_values(
+    array: NDArray[np.int16], scale: float, codecs: tuple[str, ...], states: int
+) -> None:
+    code = Code(array, Trellis(scale, states))
     data = write(Archive(b"", {"w": code}), codecs)
     found = read(data).tensors["w"]
     assert found == code
     np.testing.assert_array_equal(found.values(), code.values())
     (record,) = reference.records(data)
-    assert (record.rule, record.axis, record.rows, record.columns, len(record.planes)) == (3, 255, 1, 1, 5)
+    assert (record.rule, record.axis, record.rows, record.columns, len(record.planes)) == (
+        3 if states == 8 else 4,
+        255,
+        1,
+        1,
+        5,
+    )
     assert [record.first + record.step * p for p in record.planes[0]] == array.reshape(-1).tolist()
     stored = struct.unpack("<f", bytes(plane[0] for plane in record.planes[1:]))[0]
-    np.testing.assert_array_equal(found.values(), (slow_levels(array)[0] * np.float32(stored)).astype(np.float32))
+    np.testing.assert_array_equal(
+        found.values(), (slow_levels(array, states)[0] * np.float32(stored)).astype(np.float32)
+    )
     (info,) = inspect(data)
     assert (info.kind, info.levels, info.shape) == ("trellis", code.alphabet[2], array.shape)
 
@@ -137,7 +164,7 @@ def squeeze(
     ]
     held = [np.ascontiguousarray(array, np.float32) for array in (*given_, weights)]
     targets, errors, aims = held[-1].copy(), np.empty_like(held[-1]), np.empty(rows, np.float32)
-    found = np.empty(weights.shape, np.int16)
+    found, paths = np.empty(weights.shape, np.int16), np.empty((rows, 64), np.int16)
     pointers = [ffi.from_buffer("float[]", array) for array in held]
     limit = (costs.shape[1] - 1) // 2
     settings_ = ffi.new("smidgen_squeeze *", (rows, columns, scale, limit, *pointers[:-1]))
@@ -148,6 +175,7 @@ def squeeze(
         ffi.from_buffer("int16_t[]", found),
         ffi.from_buffer("float[]", errors),
         ffi.from_buffer("float[]", aims),
+        ffi.from_buffer("int16_t[]", paths),
     )
     return found, errors, targets
 
@@ -190,7 +218,7 @@ def test_weights_beyond_the_last_level_get_the_last_symbol() -> None:
 
 @pytest.mark.parametrize("rows", [1, 63, 64, 65, 130])
 def test_feedback_adds_up_as_the_header_says(rows: int) -> None:
-    """Blocks of 64 rows included: the state goes on, and later blocks make up for earlier ones."""
+    """More rows than survivors may differ in included."""
     rng = np.random.default_rng(rows)
     columns = 3
     weights = np.float32(rng.normal(0, 2, (columns, rows)))
@@ -204,6 +232,15 @@ def test_feedback_adds_up_as_the_header_says(rows: int) -> None:
     assert np.abs(found).max() <= 9
     again = squeeze(weights, costs, 0.5, column_feedback, row_feedback)
     np.testing.assert_array_equal(found, again[0])
+
+
+def test_survivors_that_never_meet() -> None:
+    """Where nothing costs or harms they all go on, and rows leave the window with those of the best one."""
+    weights = np.float32(np.random.default_rng(6).normal(0, 2, (2, 200)))
+    row_feedback = np.triu(np.full((200, 200), 1e-3), 1) + np.eye(200)
+    found, errors, _ = squeeze(weights, np.zeros((2, 9)), 0.5, row_feedback=row_feedback, harm=np.full(2, 1e-40))
+    values = 0.5 * slow_levels(np.ascontiguousarray(found.T))[0].T
+    np.testing.assert_allclose(errors, weights - values, atol=1e-5)
 
 
 def test_columns_without_feedback_are_on_their_own() -> None:
@@ -228,9 +265,9 @@ def test_row_feedback_lowers_the_harm_of_correlated_outputs(outputs: int) -> Non
 
 
 def test_trellis_beats_one_grid_of_double_steps() -> None:
-    """What the two grids are for: symbols of the same number, at less than 0.8 of the error."""
+    """What the two grids are for: symbols of the same number, at less than 0.7 of the error (8 states gave 0.73)."""
     weights = np.float32(np.random.default_rng(5).uniform(-8, 8, (1, 4000)))
     (path,), (errors,), _ = squeeze(weights, np.zeros((2, 41)))
     assert np.unique(path).size <= 11
     single = weights - 2 * np.rint(weights / 2)
-    assert (errors.astype(float) ** 2).mean() < 0.8 * (single.astype(float) ** 2).mean()
+    assert (errors.astype(float) ** 2).mean() < 0.7 * (single.astype(float) ** 2).mean()

@@ -24,8 +24,10 @@ size_t smidgen_scratch(int codec, const smidgen_plane *plane) {
             return SIZE_MAX; /* more than this machine can address */
         return 64 * 1024 + sizeof(uint16_t) * ((size_t)plane->columns * plane->inner + 4);
     case SMIDGEN_TEXT:
+    case SMIDGEN_LINES:
         return (size_t)3 * 1024 * 1024;
-    case SMIDGEN_MIXED: { /* columns beyond the 65536th share what is known of them */
+    case SMIDGEN_MIXED:
+    case SMIDGEN_MIXED64: { /* columns beyond the 65536th share what is known of them */
         uint64_t columns = (uint64_t)plane->columns * plane->inner;
         return 8 * 1024 + 20 * (size_t)(columns < 65536 ? columns : 65536);
     }
@@ -67,6 +69,10 @@ int64_t smidgen_encode(int codec, const smidgen_plane *plane, const uint8_t *sym
         return smidgen_text_encode(plane, symbols, out, capacity, scratch);
     case SMIDGEN_MIXED:
         return smidgen_mixed_encode(plane, symbols, out, capacity, scratch);
+    case SMIDGEN_MIXED64:
+        return smidgen_mixed64_encode(plane, symbols, out, capacity, scratch);
+    case SMIDGEN_LINES:
+        return smidgen_lines_encode(plane, symbols, out, capacity, scratch);
     default:
         return SMIDGEN_USAGE;
     }
@@ -98,6 +104,10 @@ int smidgen_decode(int codec, const smidgen_plane *plane, const uint8_t *data, s
         return smidgen_text_decode(plane, data, size, symbols, scratch);
     case SMIDGEN_MIXED:
         return smidgen_mixed_decode(plane, data, size, symbols, scratch);
+    case SMIDGEN_MIXED64:
+        return smidgen_mixed64_decode(plane, data, size, symbols, scratch);
+    case SMIDGEN_LINES:
+        return smidgen_lines_decode(plane, data, size, symbols, scratch);
     default:
         return SMIDGEN_USAGE;
     }

@@ -19,7 +19,7 @@ static int check_section(const smidgen_section *s, int kind) {
     uint64_t most = kind == SMIDGEN_METADATA || kind == SMIDGEN_LABELS ? MAX_TEXT : MAX_GRAPH;
     if (kind == SMIDGEN_PAYLOAD)
         return s->codec == SMIDGEN_RAW ? 0 : SMIDGEN_BAD_SECTION;
-    if (s->codec != SMIDGEN_RAW && s->codec != SMIDGEN_TEXT)
+    if (s->codec != SMIDGEN_RAW && s->codec != SMIDGEN_TEXT && s->codec != SMIDGEN_LINES)
         return SMIDGEN_BAD_SECTION;
     if (s->codec == SMIDGEN_RAW && s->size != s->stored)
         return SMIDGEN_BAD_SECTION;
@@ -138,7 +138,7 @@ static uint32_t take_code(cursor *c, smidgen_tensor *t) {
             c->failed = 1;
         return has_zero ? 7 : 5;
     }
-    if (t->rule == SMIDGEN_TRELLIS) {
+    if (t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64) {
         if (t->rank == 0 || t->axis != NONE || t->columns != 1 || t->first < -16383 ||
             t->first + t->step * (t->levels - 1) > 16383)
             c->failed = 1;
@@ -161,7 +161,7 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
     if (t->rule == SMIDGEN_ARRAY)
         t->type = (uint32_t)take(&c, 1);
     take_shape(&c, t);
-    if (c.failed || t->rule > SMIDGEN_TRELLIS)
+    if (c.failed || t->rule > SMIDGEN_TRELLIS64)
         return SMIDGEN_BAD_TENSOR;
     if (t->rule == SMIDGEN_ARRAY) {
         t->blocks = type_size(t->type);
@@ -181,7 +181,7 @@ int smidgen_next(const uint8_t *index, size_t size, size_t *position, uint64_t *
         t->stored[i] = take(&c, 4);
         t->offset[i] = *payload;
         *payload += t->stored[i];
-        if (t->codec[i] > SMIDGEN_MIXED)
+        if (t->codec[i] > SMIDGEN_LINES)
             return SMIDGEN_BAD_TENSOR;
     }
     if (c.failed)

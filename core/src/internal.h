@@ -4,6 +4,10 @@
 
 #include "../smidgen.h"
 
+/* Of the larger trellis, that of rule SMIDGEN_TRELLIS_64: Ungerboeck's code with the polynomials 103 and 24 (octal). */
+enum { SMIDGEN_STATES = 64, SMIDGEN_ODD_GRID = 0103 >> 1, SMIDGEN_ODD_SYMBOL = 024 >> 1 };
+
+extern const uint8_t smidgen_next_of_8[8][2];
 extern const uint16_t smidgen_rate[256];
 extern const uint16_t smidgen_logistic[33];
 extern const uint16_t smidgen_tail[129];
@@ -13,6 +17,13 @@ extern const uint16_t smidgen_sigmoid[33];
 /* Symbols of a plane; smidgen_encode and smidgen_decode have checked that the product fits. */
 static inline size_t smidgen_count(const smidgen_plane *plane) {
     return (size_t)plane->rows * plane->columns * plane->inner;
+}
+
+/* The state of a trellis of 8 or 64 states after a symbol of this parity. */
+static inline uint32_t smidgen_next_state(uint32_t states, uint32_t state, uint32_t parity) {
+    if (states == 8)
+        return smidgen_next_of_8[state][parity];
+    return state >> 1 ^ (state & 1 ? SMIDGEN_ODD_GRID : 0) ^ (parity ? SMIDGEN_ODD_SYMBOL : 0);
 }
 
 /* How many bits a number needs; 0 for 0. */
@@ -106,5 +117,7 @@ SMIDGEN_CODEC(rans);
 SMIDGEN_CODEC(adaptive);
 SMIDGEN_CODEC(text);
 SMIDGEN_CODEC(mixed);
+SMIDGEN_CODEC(mixed64);
+SMIDGEN_CODEC(lines);
 
 #endif

@@ -8,6 +8,7 @@
  *
  * Trellis-coded ("dependent") quantization has two quantizers with different cells. Which one a weight used follows
  * from the parities above it in its column, so the codec can keep track and measure the weights as they really are.
+ * Codecs mixed and mixed64 differ in the number of states that they follow.
  *
  * Weights are in 1/32 of a step, or what is named otherwise. docs/format.md gives all of it step by step. */
 #include "range.h"
@@ -171,9 +172,9 @@ static int zero_of(const smidgen_plane *plane) {
     return (int)(plane->zero < plane->levels ? plane->zero : plane->levels / 2);
 }
 
-static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *symbols, int32_t spread, int trellis,
+/* Of a trellis, `states` is the number of its states, else 0. */
+static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *symbols, int32_t spread, uint32_t states,
                               const int encode) {
-    static const uint8_t next[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
     const size_t length = (size_t)plane->columns * plane->inner;
     const size_t back = plane->inner < 5 ? 5 : plane->inner; /* to the kernel before, or past the four symbols before */
     const int zero = zero_of(plane), above = (int)plane->levels - 1 - zero;
@@ -204,7 +205,7 @@ static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *sym
             if (width < LEAST_WIDTH)
                 width = LEAST_WIDTH;
             m->inverse = SCALE / width;
-            m->quantizer = trellis ? here->state & 1 : 0;
+            m->quantizer = here->state & 1;
             k = code_symbol(m, centre, encode ? (int)row[c] - zero : 0, zero, above, encode);
             if (!encode)
                 row[c] = (uint8_t)(k + zero);
@@ -222,7 +223,8 @@ static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *sym
             here->spread = towards(here->spread, e[0] * 16, smidgen_rate[r < 22 ? r + 8 : 30]);
             here->value = (int16_t)v[0];
             here->error = (int16_t)e[0];
-            here->state = next[here->state][k & 1];
+            if (states)
+                here->state = smidgen_next_state(states, here->state, k & 1);
             if (++place == plane->inner)
                 place = 0;
         }
@@ -239,18 +241,18 @@ static int32_t mean_of(uint32_t code) {
 }
 
 static int64_t encode_as(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity, model *m,
-                         uint32_t code, int trellis) {
+                         uint32_t code, uint32_t states) {
     int64_t size;
-    out[0] = (uint8_t)(code + (trellis ? 128 : 0));
+    out[0] = (uint8_t)(code + (states ? 128 : 0));
     smidgen_range_start(&m->range, out + 1, capacity - 1, 1);
     /* the encoder only reads the symbols; one body for both directions wants a plain pointer */
-    code_plane(m, plane, (uint8_t *)(uintptr_t)symbols, mean_of(code), trellis, 1);
+    code_plane(m, plane, (uint8_t *)(uintptr_t)symbols, mean_of(code), states, 1);
     size = smidgen_range_end(&m->range);
     return size < 0 ? (int64_t)capacity : size + 1;
 }
 
-int64_t smidgen_mixed_encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity,
-                             void *scratch) {
+static int64_t encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity, void *scratch,
+                      uint32_t states) {
     const size_t count = smidgen_count(plane);
     const int zero = zero_of(plane);
     uint64_t sum = 0;
@@ -262,10 +264,10 @@ int64_t smidgen_mixed_encode(const smidgen_plane *plane, const uint8_t *symbols,
         sum += (uint64_t)absolute((int)symbols[i] - zero);
     while (code < SCALES - 1 && (uint64_t)mean_of(code + 1) * count <= sum * 512)
         code++;
-    trellis = encode_as(plane, symbols, out, count + SPARE, scratch, code, 1);
+    trellis = encode_as(plane, symbols, out, count + SPARE, scratch, code, states);
     plain = encode_as(plane, symbols, out, count + SPARE, scratch, code, 0);
     if (trellis < plain)
-        plain = encode_as(plane, symbols, out, count + SPARE, scratch, code, 1);
+        plain = encode_as(plane, symbols, out, count + SPARE, scratch, code, states);
     if (plain <= (int64_t)count)
         return plain;
     out[0] = PLAIN;
@@ -274,8 +276,8 @@ int64_t smidgen_mixed_encode(const smidgen_plane *plane, const uint8_t *symbols,
     return (int64_t)count + 1;
 }
 
-int smidgen_mixed_decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,
-                         void *scratch) {
+static int decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols, void *scratch,
+                  uint32_t states) {
     const size_t count = smidgen_count(plane);
     model *m = scratch;
     if (size == 0)
@@ -293,6 +295,26 @@ int smidgen_mixed_decode(const smidgen_plane *plane, const uint8_t *data, size_t
     if (data[0] % 128 >= SCALES)
         return SMIDGEN_CORRUPT;
     smidgen_range_start(&m->range, (uint8_t *)(uintptr_t)data + 1, size - 1, 0);
-    code_plane(m, plane, symbols, mean_of(data[0] % 128u), data[0] / 128, 0);
+    code_plane(m, plane, symbols, mean_of(data[0] % 128u), data[0] / 128 ? states : 0, 0);
     return smidgen_range_check(&m->range);
+}
+
+int64_t smidgen_mixed_encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity,
+                             void *scratch) {
+    return encode(plane, symbols, out, capacity, scratch, 8);
+}
+
+int smidgen_mixed_decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,
+                         void *scratch) {
+    return decode(plane, data, size, symbols, scratch, 8);
+}
+
+int64_t smidgen_mixed64_encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity,
+                               void *scratch) {
+    return encode(plane, symbols, out, capacity, scratch, 64);
+}
+
+int smidgen_mixed64_decode(const smidgen_plane *plane, const uint8_t *data, size_t size, uint8_t *symbols,
+                           void *scratch) {
+    return decode(plane, data, size, symbols, scratch, 64);
 }

@@ -1,5 +1,8 @@
 #include "internal.h"
 
+/* The states of the smaller trellis after an even and after an odd symbol. */
+const uint8_t smidgen_next_of_8[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
+
 /* 65536 / (n + 1.5), at least 256, rounded: how fast a probability moves after n updates. */
 const uint16_t smidgen_rate[256] = {
     43691, 26214, 18725, 14564, 11916, 10082, 8738, 7710, 6899, 6242, 5699, 5243,

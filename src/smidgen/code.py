@@ -127,18 +127,20 @@ class Trellis:
     """The rule of dependent quantization: ``value = level * scale``, two grids of levels take turns.
 
     Grid 0 holds the even levels (symbol k means 2 k), grid 1 the odd ones and zero (2 k less the sign of k). Which one
-    a weight has depends on the parities of the symbols above it: a state of 0..7 goes down axis 0, for every position
-    in the other axes on its own.
+    a weight has depends on the parities of the symbols above it: a state goes down axis 0, for every position in the
+    other axes on its own.
 
     Args:
         scale: distance of two levels, positive.
+        states: 64, or 8 as in files of older versions.
 
     Raises:
-        WeightError: the scale is not a positive number that float32 holds.
+        WeightError: the scale is not a positive number that float32 holds, or there is no trellis of so many states.
 
     Source:
         Schwarz et al., "Hybrid video coding with trellis-coded quantization", DCC 2019, for the two grids and the
-        idea of parity; the eight states are those of Ungerboeck's code.
+        idea of parity; the states are those of Ungerboeck's codes, "Channel coding with multilevel/phase signals",
+        IEEE Transactions on Information Theory, 1982.
 
     Example:
         >>> Trellis(0.5).values(np.array([[1], [1], [-2]], np.int16)).ravel()
@@ -146,8 +148,11 @@ class Trellis:
     """
 
     scale: float
+    states: int = 64
 
     def __post_init__(self) -> None:
+        if self.states not in (8, 64):
+            raise WeightError(f"trellis rule: there are 8 or 64 states, not {self.states!r}")
         if not 0 < self.scale <= np.finfo(np.float32).max or float(np.float32(self.scale)) != self.scale:
             raise WeightError(f"trellis rule: the scale must be a positive float32, not {self.scale!r}")
 
@@ -162,7 +167,7 @@ class Trellis:
         states = np.empty(rows.size // len(rows), np.uint8)
         signed = [ffi.from_buffer("int16_t[]", array) for array in (rows, levels)]
         unsigned = [ffi.from_buffer("uint8_t[]", array) for array in (grids, states)]
-        lib.smidgen_trellis_levels(len(rows), states.size, *signed, *unsigned)
+        lib.smidgen_trellis_levels(self.states, len(rows), states.size, *signed, *unsigned)
         return levels, grids
 
     def values(self, symbols: NDArray[np.int16]) -> NDArray[np.float32]:

@@ -36,17 +36,22 @@ __all__ = [
     "write",
 ]
 
-SMALLEST = ("raw", "bitpack", "rans", "adaptive", "mixed")
+SMALLEST = ("raw", "bitpack", "rans", "adaptive", "mixed", "mixed64")
 """Every plane is coded by each of these and keeps the shortest."""
 
 FAST = ("raw", "rans")
 """For large models and quick starts."""
+
+TEXT_CODECS = ("text", "lines")
+"""For all that is not a plane; the shortest is kept."""
 
 MAGIC = b"\x89SMG"
 VERSION = 1
 SECTIONS = ("metadata", "labels", "graph", "index", "payload")
 TYPES = ("", "<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 NO_AXIS = 255
+TRELLISES = {lib.SMIDGEN_TRELLIS: 8, lib.SMIDGEN_TRELLIS64: 64}
+"""Their states, by the number of the rule."""
 
 REASONS = {
     lib.SMIDGEN_BAD_MAGIC: "not a smidgen file: it does not begin as one",
@@ -148,11 +153,12 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
 def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
     ids, stored = [], []
     for text in texts:
-        coded = CODECS["text"].encode(np.frombuffer(text, np.uint8))
+        coded = [(CODECS[name].id, CODECS[name].encode(np.frombuffer(text, np.uint8))) for name in TEXT_CODECS]
         # the format bounds how much a short section may expand to, and how long a hostile one may take
-        shorter = len(coded) < len(text) and len(text) // 256 <= len(coded)
-        ids.append(CODECS["text" if shorter else "raw"].id)
-        stored.append(coded if shorter else text)
+        allowed = [(CODECS["raw"].id, text), *(pair for pair in coded if len(text) // 256 <= len(pair[1]))]
+        codec, shortest = min(allowed, key=lambda pair: len(pair[1]))
+        ids.append(codec)
+        stored.append(shortest)
     sections = [*stored, payload]
     start = MAGIC + struct.pack("<6BH", VERSION, *ids, CODECS["raw"].id, 0)
     table = struct.pack("<5Q", *map(len, sections)) + struct.pack("<4I", *map(len, texts))
@@ -205,7 +211,8 @@ def _encode_code(code: Code, codecs: tuple[str, ...]) -> tuple[bytes, list[tuple
 def _encode_rule(rule: Rule) -> tuple[int, int, NDArray[np.float32]]:
     """The rule's number, its axis, and the parameters that all rules have."""
     if isinstance(rule, Trellis):
-        return lib.SMIDGEN_TRELLIS, NO_AXIS, np.full((1, 1), rule.scale, np.float32)
+        kind = next(kind for kind, states in TRELLISES.items() if states == rule.states)
+        return kind, NO_AXIS, np.full((1, 1), rule.scale, np.float32)
     axis = NO_AXIS if rule.axis is None else rule.axis
     if isinstance(rule, Affine):
         return lib.SMIDGEN_AFFINE, axis, rule.scale
@@ -268,8 +275,8 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         metadata = _parse_metadata(texts["metadata"])[1]
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
-    harm = _harm(metadata, [name for name, t in records if t.rule == lib.SMIDGEN_TRELLIS])
-    kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", lib.SMIDGEN_TRELLIS: "trellis"}
+    harm = _harm(metadata, [name for name, t in records if t.rule in TRELLISES])
+    kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", **dict.fromkeys(TRELLISES, "trellis")}
     return [
         TensorInfo(
             name,
@@ -372,8 +379,8 @@ def _decode_tensor(t: Any, payload: memoryview) -> Code | NDArray[Any]:
 
 
 def _rule(kind: int, values: NDArray[np.float32], zero: NDArray[np.int16], axis: int | None) -> Rule:
-    if kind == lib.SMIDGEN_TRELLIS:
-        return Trellis(float(values[0, 0]))
+    if kind in TRELLISES:
+        return Trellis(float(values[0, 0]), TRELLISES[kind])
     return Table(values, axis) if kind == lib.SMIDGEN_TABLE else Affine(values, zero, axis)
 
 

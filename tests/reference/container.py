@@ -11,9 +11,9 @@ from tests.reference import Plane, require
 from tests.reference.adaptive import decode_adaptive, encode_adaptive
 from tests.reference.bits import decode_bitpack, decode_raw, encode_bitpack, encode_raw
 from tests.reference.huffman import decode_huffman, decode_relative, encode_huffman, encode_relative
-from tests.reference.mixed import decode_mixed, encode_mixed
+from tests.reference.mixed import decode_mixed, decode_mixed64, encode_mixed, encode_mixed64
 from tests.reference.rans import decode_rans, encode_rans
-from tests.reference.text import decode_text, encode_text
+from tests.reference.text import decode_lines, decode_text, encode_lines, encode_text
 
 ENCODERS = (
     encode_raw,
@@ -24,6 +24,8 @@ ENCODERS = (
     encode_adaptive,
     encode_text,
     encode_mixed,
+    encode_mixed64,
+    encode_lines,
 )
 DECODERS = (
     decode_raw,
@@ -34,9 +36,11 @@ DECODERS = (
     decode_adaptive,
     decode_text,
     decode_mixed,
+    decode_mixed64,
+    decode_lines,
 )
 TYPE_SIZES = {1: 4, 2: 8, 3: 2, 4: 1, 5: 2, 6: 4, 7: 8, 8: 1, 9: 2, 10: 4, 11: 8, 12: 1}
-ARRAY, AFFINE, TABLE, TRELLIS = range(4)
+ARRAY, AFFINE, TABLE, TRELLIS, TRELLIS_64 = range(5)
 
 
 @dataclass
@@ -80,8 +84,8 @@ def sections(data: bytes) -> list[bytes]:
         part = data[position : position + size]
         position += size
         if i < 4:
-            require(codecs[i] in (0, 6), "section codec")
-            require(codecs[i] == 6 or size == sizes[i], "section sizes")
+            require(codecs[i] in (0, 6, 9), "section codec")
+            require(codecs[i] != 0 or size == sizes[i], "section sizes")
             require(sizes[i] <= (16 if i < 2 else 64) << 20 and sizes[i] // 256 <= size, "section limit")
             part = bytes(decode(codecs[i], Plane(1, sizes[i], 1), part))
         found.append(part)
@@ -112,10 +116,10 @@ def records(data: bytes) -> list[Record]:
         require(symbols <= min(2**32, 16384 * len(data)), "too many symbols")
         for i in range(blocks):
             codec, size = cursor.number("B"), cursor.number("I")
-            require(codec <= 7 and used + size <= len(payload), "block")
+            require(codec <= 9 and used + size <= len(payload), "block")
             record.planes.append(decode(codec, plane_of(record, i), payload[used : used + size]))
             used += size
-        if record.rule == TRELLIS:
+        if record.rule in (TRELLIS, TRELLIS_64):
             scale = struct.unpack("<f", bytes(plane[0] for plane in record.planes[1:]))[0]
             require(0 < scale < float("inf"), "scale")
         require(record.type != 12 or set(record.planes[0]) <= {0, 1}, "truth values")
@@ -129,7 +133,7 @@ def take_record(c: Cursor) -> tuple[Record, int]:
     name = c.take(c.number("B"))
     require(len(name) > 0, "no name")
     rule = c.number("B")
-    require(rule <= TRELLIS, "rule")
+    require(rule <= TRELLIS_64, "rule")
     kind = c.number("B") if rule == ARRAY else 0
     rank = c.number("B")
     require(rank <= 8, "rank")
@@ -153,7 +157,7 @@ def take_code(c: Cursor, r: Record) -> int:
     if r.rule == AFFINE:
         require(r.columns <= prod(r.shape) // r.rows, "columns")
         return 7 if has_zero else 5
-    if r.rule == TRELLIS:
+    if r.rule in (TRELLIS, TRELLIS_64):
         require(len(r.shape) > 0 and r.axis == 255 and r.columns == 1, "trellis")
         require(r.first >= -16383 and last <= 16383, "trellis")
         return 5

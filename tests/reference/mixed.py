@@ -1,4 +1,4 @@
-"""mixed: docs/format.md, section 3, codec 7."""
+"""mixed and mixed64: docs/format.md, section 3, codecs 7 and 8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.reference.range_coder import RATE, Coder, Decoder, Encoder
 TAIL = [round(256 * log(1 + exp(-i / 16))) for i in range(129)]
 STEP = [round(-256 * log(1 - exp(-max(i, 1 / 16) / 16))) for i in range(129)]
 SIGMOID = [round(65536 / (1 + exp(-(i - 16) / 2))) for i in range(33)]
-NEXT = ((0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5))
+NEXT_OF_8 = ((0, 2), (5, 7), (1, 3), (6, 4), (2, 0), (4, 6), (3, 1), (7, 5))
 WIDTH = (2400, 2400, 2400, 2400, 2400, 2400, 12000, 12000, 24000)
 PLAIN = 255
 
@@ -48,6 +48,10 @@ def zero_of(plane: Plane) -> int:
 
 def mean_of(code: int) -> int:
     return (8 + code % 8) << code // 8
+
+
+def next_state(states: int, state: int, parity: int) -> int:
+    return NEXT_OF_8[state][parity] if states == 8 else state // 2 ^ 33 * (state % 2) ^ 10 * parity
 
 
 class Law:
@@ -116,8 +120,8 @@ class Column:
         self.value, self.error, self.state = 0, spread // 16, 0
 
 
-def code_plane(plane: Plane, coder: Coder, symbols: list[int] | None, spread: int, trellis: bool) -> list[int]:
-    """One scan serves both directions."""
+def code_plane(plane: Plane, coder: Coder, symbols: list[int] | None, spread: int, states: int) -> list[int]:
+    """One scan serves both directions; ``states`` is 0 without a trellis."""
     zero, row_length = zero_of(plane), plane.columns * plane.inner
     back = max(5, plane.inner)
     law, fresh = Law(coder), Column(spread)
@@ -136,7 +140,7 @@ def code_plane(plane: Plane, coder: Coder, symbols: list[int] | None, spread: in
             errors = [*e, here.error, before.error, running // 16, here.spread // 16, product // 16]
             centre = clamp(of_centre.predict(values) // 65536, 8192)
             width = max(min(of_width.predict(errors) // 4096, 2**18), running // 4, 40)
-            law.at(width, here.state % 2 if trellis else 0)
+            law.at(width, here.state % 2)
             k = law.code(centre, symbols[len(found)] - zero if symbols else 0, zero, plane.levels - 1 - zero)
             found.append(k + zero)
             value = 32 * k - law.quantizer * 16 * ((k > 0) - (k < 0))
@@ -149,30 +153,39 @@ def code_plane(plane: Plane, coder: Coder, symbols: list[int] | None, spread: in
             here.fast = towards(here.fast, 256 * value, 8192)
             here.slow = towards(here.slow, 256 * value, RATE[min(r, 255)])
             here.spread = towards(here.spread, 16 * abs(error), RATE[min(r + 8, 30)])
-            here.value, here.error, here.state = value, abs(error), NEXT[here.state][k % 2]
+            here.value, here.error = value, abs(error)
+            here.state = next_state(states, here.state, k % 2) if states else 0
         mean = (mean + running) // 2
     return found
 
 
-def encode_mixed(plane: Plane, symbols: list[int]) -> bytes:
+def encode_mixed(plane: Plane, symbols: list[int], states: int = 8) -> bytes:
     total = 512 * sum(abs(symbol - zero_of(plane)) for symbol in symbols)
     code = max((i for i in range(120) if mean_of(i) * plane.count <= total), default=0)
     found = []
-    for trellis in (False, True):
+    for followed in (0, states):
         coder = Encoder()
-        code_plane(plane, coder, symbols, mean_of(code), trellis)
-        found.append(bytes([code + 128 * trellis]) + coder.end())
+        code_plane(plane, coder, symbols, mean_of(code), followed)
+        found.append(bytes([code + (128 if followed else 0)]) + coder.end())
     shortest = min(found, key=len)
     return shortest if len(shortest) <= plane.count else bytes([PLAIN, *symbols])
 
 
-def decode_mixed(plane: Plane, data: bytes) -> list[int]:
+def decode_mixed(plane: Plane, data: bytes, states: int = 8) -> list[int]:
     require(len(data) > 0, "no first byte")
     if data[0] == PLAIN:
         require(len(data) == plane.count + 1 and all(x < plane.levels for x in data[1:]), "plain symbols")
         return list(data[1:])
     require(data[0] % 128 < 120, "the mean")
     coder = Decoder(data[1:])
-    symbols = code_plane(plane, coder, None, mean_of(data[0] % 128), data[0] >= 128)
+    symbols = code_plane(plane, coder, None, mean_of(data[0] % 128), states if data[0] >= 128 else 0)
     coder.end()
     return symbols
+
+
+def encode_mixed64(plane: Plane, symbols: list[int]) -> bytes:
+    return encode_mixed(plane, symbols, 64)
+
+
+def decode_mixed64(plane: Plane, data: bytes) -> list[int]:
+    return decode_mixed(plane, data, 64)

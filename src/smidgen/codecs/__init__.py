@@ -85,6 +85,8 @@ CODECS = {
         Codec("adaptive", lib.SMIDGEN_ADAPTIVE),
         Codec("text", lib.SMIDGEN_TEXT),
         Codec("mixed", lib.SMIDGEN_MIXED),
+        Codec("mixed64", lib.SMIDGEN_MIXED64),
+        Codec("lines", lib.SMIDGEN_LINES),
     )
 }
 
