@@ -85,7 +85,9 @@ def archive_of(model: onnx.ModelProto) -> Archive:
     inputs = [value for value in model.graph.input if value.name not in given]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    metadata = list(model.metadata_props)  # what a user of the model may need: labels, alphabets
     strip_(model)
+    model.metadata_props.extend(metadata)
     graph: bytes = model.SerializeToString(deterministic=True)
     return Archive(graph, arrays)
 

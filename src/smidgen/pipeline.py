@@ -364,11 +364,10 @@ def measured(
     for operator in network.foreign:
         reporter.say(f"{operator} is run by ONNX Runtime; what matters only through it cannot be measured")
     first = list(batches(examples.calibration[:2], original, BATCH))
-    wanted = need(network, first[0], -(-BATCH // len(next(iter(first[0].values()), [0])) or 1))
+    at_once = max((len(array) for array in first[0].values() if array.ndim), default=BATCH)
+    wanted = need(network, first[0], -(-BATCH // max(1, at_once)))
     if not wanted.weights:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
-    for name in wanted.skipped:
-        reporter.say(f"kept without loss: {name}, which belongs to no layer that can be measured")
     count = len(examples.calibration)
     start = time.perf_counter()
     measure(network, first, seed, outputs=outputs)
@@ -387,9 +386,13 @@ def measured(
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
         )
-    for name in sorted(set(wanted.measured) - stats.keys()):
-        reporter.say(f"kept without loss: {name}, on which no answer depends")
-    return {name: known for name, known in stats.items() if known.sensitivity > 0}
+    found = {name: known for name, known in stats.items() if known.sensitivity > 0}
+    known_apart = {*found, *bias_names(original, found)}
+    for name, weight in network.named_weights():
+        if weight.ndim > 1 and name not in known_apart and not isinstance(original.tensors[name], Code):
+            why = "on which no answer depends" if name in stats else "which belongs to no layer that can be measured"
+            reporter.say(f"kept without loss: {name}, {why}")
+    return found
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:

@@ -198,7 +198,8 @@ class _Student:
             elif name.startswith(IDEAL):
                 tensors[name] = self.ideals[name.removeprefix(IDEAL)].numpy().copy()
             else:
-                tensors[name] = self.parameters[name].detach().numpy().copy() if name in self.parameters else tensor
+                fixed = isinstance(tensor, Code) or name not in self.parameters
+                tensors[name] = tensor if fixed else self.parameters[name].detach().numpy().copy()
         return replace(before, tensors=tensors)
 
 
