@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import resource
 import sys
 import time
 from collections.abc import Iterable
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smidgen.api import compress
 from smidgen.archive import Archive, open_archive
+from smidgen.budget import Budget, Outcome
+from smidgen.examples import examples_from
+from smidgen.pipeline import Reporter, Settings, squeeze_to_budget
 from smidgen.run.session import Engine
 
 
@@ -50,9 +53,8 @@ class Row:
         return f"| {self.network} | {sizes} | {self.judged} | {self.figure} | {self.limit} | {verdict} |"
 
 
-HEADER = (
-    "| network | bytes | smidgen, bytes | bar | judged by | measured | bar | reached |\n|---|---|---|---|---|---|---|---|"
-)
+COLUMNS = ("network", "bytes", "smidgen, bytes", "bar", "judged by", "measured", "bar", "reached")
+HEADER = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
 
 
 def in_package(package: str, *path: str) -> Path:
@@ -63,12 +65,22 @@ def in_package(package: str, *path: str) -> Path:
     return Path(next(iter(found.submodule_search_locations)), *path)
 
 
-def squeezed(original: Archive, data: Iterable[Any], size: int, path: Path, **options: Any) -> Archive:
-    """The network compressed to a size, written to ``path``, and read back from there."""
-    start = time.perf_counter()
-    compress(original, data, size=size, **options).save(path)
-    print(f"{path.name}: {path.stat().st_size:,} bytes in {time.perf_counter() - start:.0f} s", file=sys.stderr)
+def squeezed(original: Archive, data: Iterable[Any], size: int, path: Path, outputs: str | None = None) -> Archive:
+    """The network compressed to a size, written to ``path``, and read back from there; what happens goes to stderr."""
+    start, outcome = time.perf_counter(), Outcome(Budget(size=size))
+    examples = examples_from(data, original, most=2000, seed=0)
+    reporter = Reporter(say=lambda line: print(f"{path.stem}: {line}", file=sys.stderr, flush=True))
+    squeeze_to_budget(original, examples, outcome, Settings(outputs=outputs), reporter)
+    reporter.say(f"{outcome.verdict()}; {time.perf_counter() - start:.0f} s, peak {peak():.2f} GB")
+    if outcome.archive is None:
+        sys.exit(f"{path.stem}: no file was made")
+    outcome.archive.save(path)
     return open_archive(path)
+
+
+def peak() -> float:
+    """The most memory that this process has had, in GB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 def engine(network: Archive) -> Engine:

@@ -21,8 +21,8 @@ PARTS = {
 }
 """The three networks, and what each of their files may take: about as many bits a weight for all."""
 
-JUDGED, LINES, PAGES = 100, 1000, 100
-WINDOW = 480, 640
+JUDGED, LINES, PAGES = 100, 480, 60
+WINDOW = 320, 480
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSansMono", "STIXGeneral")
 
 

@@ -17,7 +17,7 @@ from smidgen.run.session import Engine
 from third_party import texts
 from third_party.common import Row, engine, in_package, squeezed
 
-SIZE = BAR = 600_000
+SIZE, BAR = 200_000, 600_000
 RATES = {16000: (512, 64), 8000: (256, 32)}
 """Samples in a chunk, and of the chunk before that go with it."""
 
@@ -75,7 +75,9 @@ def clips(sentences: Sequence[str], voices: Sequence[str], rng: np.random.Genera
     for start in range(0, len(sentences), SPOKEN):
         parts = []
         for sentence in sentences[start : start + SPOKEN]:
-            speech, rate = spoken(sentence, str(rng.choice(voices)), int(rng.integers(120, 220)), int(rng.integers(100)))
+            speech, rate = spoken(
+                sentence, str(rng.choice(voices)), int(rng.integers(120, 220)), int(rng.integers(100))
+            )
             parts += [np.zeros(int(rng.uniform(0.3, 2) * rate)), speech / np.abs(speech).max()]
         sound = np.concatenate(parts) * 10 ** rng.uniform(-1.2, 0)
         sound = sound + noise(len(sound), rng) * 10 ** rng.uniform(-3, -0.8)
