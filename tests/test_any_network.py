@@ -124,7 +124,7 @@ def test_every_weight_of_a_layer_is_measured_and_normalization_is_folded() -> No
     assert "BatchNormalization" not in {node.op_type for node in onnx.load_from_string(ready.graph).graph.node}
     needed = need(Network(ready), next(iter(batches(examples_from(waves(30), ready, 9, 0).calibration, ready, 4))), 2)
     assert len(needed.measured) == 6
-    assert needed.skipped == ()
+    assert set(needed.measured) <= set(ready.tensors)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -355,13 +355,13 @@ def test_need_grows_with_what_it_counts() -> None:
 
     found = need(Odd(), inputs(3, 10, 10, count=1), 4)
     assert found.weights == 8 * 27
-    assert found.skipped == ("table",)
+    assert found.measured == ("conv.weight",)
     # at least two moments in float64, and all activations of a batch once
     assert found.bytes > 2 * 8 * 27**2 + 4 * 4 * (8 * 8 * 8 + 3 * 100)
     assert found.bytes < 100 * (8 * 27**2 + 4 * 4 * (8 * 8 * 8 + 3 * 100))
     assert found.bytes < need(Odd(), inputs(3, 10, 10, count=1), 8).bytes < 2 * found.bytes
     assert need(Odd(), inputs(3, 20, 20, count=1), 4).bytes > found.bytes
-    assert need(nn.ReLU(), inputs(3, 4, 4, count=1), 1)[1:] == (0, (), ())
+    assert need(nn.ReLU(), inputs(3, 4, 4, count=1), 1)[1:] == (0, ())
 
 
 class Tied(nn.Module):

@@ -11,12 +11,15 @@ import onnx
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive
-from smidgen.code import Code
+from smidgen.code import Affine, Code
 from smidgen.errors import ModelError
 from smidgen.network import constant_node
-from smidgen.run.onnx_graph import STANDARD, graphs_of
+from smidgen.run.onnx_graph import STANDARD, graphs_of, inner_graphs
 
 __all__ = ["WIDE", "arranged", "bias_names"]
+
+OUTLIER = 10.0
+"""Weights beyond so many times the root mean square of the others are outliers."""
 
 WIDE = 8192
 """Outputs of a weight beyond which their moments would be too large; it then is kept with its inputs first."""
@@ -31,7 +34,8 @@ def arranged(archive: Archive) -> Archive:
 
     What is computed from weights alone is computed once; a batch normalization becomes part of the convolution before
     it; weights that are kept the other way round are turned, and the graph turns them back (any runtime does that once,
-    when it loads). Answers stay the same up to rounding.
+    when it loads); outliers, which would make the grid of all others coarse, are mostly moved to a code of their own,
+    which the graph adds. Answers stay the same up to rounding.
 
     Args:
         archive: uncompressed; codes are left alone.
@@ -67,7 +71,8 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
     found = set()
     for inner in graphs_of(graph):
         for node in inner.node:
-            if node.op_type in _VIEWS and node.input[0] in sources:
+            summed = node.op_type == "Add" and isinstance(archive.tensors.get(node.input[1]), Code)  # outliers
+            if (node.op_type in _VIEWS or summed) and node.input[0] in sources:
                 sources[node.output[0]] = sources[node.input[0]]
             elif any(name in sources for name in node.input[:3]):
                 if node.op_type in ("Conv", "ConvTranspose", "Gemm"):
@@ -95,6 +100,7 @@ class _Work:
         self.model = onnx.load_from_string(archive.graph)
         self.graph = self.model.graph
         self.tensors: dict[str, Code | NDArray[Any]] = dict(archive.tensors)
+        self.computed: dict[str, None] = {}
         self.version = max((o.version for o in self.model.opset_import if o.domain in STANDARD), default=1)
         self.names = {name for graph in graphs_of(self.graph) for node in graph.node for name in node.output}
         self.names |= {value.name for value in (*self.graph.input, *self.graph.initializer)}
@@ -113,8 +119,8 @@ class _Work:
         self.graph.initializer.extend([*places, *kept])
         return replace(self.before, graph=self.model.SerializeToString(deterministic=True), tensors=tensors)
 
-    def _all_uses(self) -> Iterator[tuple[str, _Use]]:
-        for graph in graphs_of(self.graph):
+    def _all_uses(self, within: Any = None) -> Iterator[tuple[str, _Use]]:
+        for graph in graphs_of(self.graph if within is None else within):
             for node in graph.node:
                 for index, name in enumerate(node.input):
                     yield name, _Use(node, index)
@@ -139,13 +145,17 @@ class _Work:
 
     def fold_constants(self) -> None:
         """Computes nodes of which all inputs are known, but for mere views of weights that are used elsewhere."""
-        known: dict[str, NDArray[Any]] = {
-            tensor.name: onnx.numpy_helper.to_array(tensor)
-            for tensor in self.graph.initializer
-            if tensor.name not in self.tensors
-        }
-        uses, outputs, kept = self._uses(), {value.name for value in self.graph.output}, []
-        for node in self.graph.node:
+        self._fold_constants(self.graph, {}, self._uses())
+        self._merge_equal()
+
+    def _fold_constants(self, graph: Any, outer: Mapping[str, NDArray[Any]], uses: dict[str, list[_Use]]) -> None:
+        """The same in one graph, and in those within it, which know what is known around them."""
+        own = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name not in self.tensors}
+        known, held, kept = {**outer, **own}, {t.name for t in graph.initializer}, []
+        outputs = {value.name for value in graph.output}
+        for node in graph.node:
+            for inner in inner_graphs(node):
+                self._fold_constants(inner, known, uses)
             arrays = {name: self.tensors.get(name, known.get(name)) for name in node.input if name}
             if not self._foldable(node, arrays, uses, outputs):
                 kept.append(node)
@@ -158,12 +168,14 @@ class _Work:
             if sum(r.size for r in results) > 64 + sum(_size(a) for a in arrays.values()):
                 kept.append(node)
                 continue
-            self._name_results(node, results, known, uses)
-        if len(kept) < len(self.graph.node):
-            self._set_nodes(kept)
-            for name, array in known.items():
-                if name not in {tensor.name for tensor in self.graph.initializer}:
-                    self.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+            self._name_results(graph, node, results, known, uses)
+        if len(kept) < len(graph.node):
+            self._set_nodes(kept, graph)
+            wanted = {name for name, _ in self._all_uses(graph)} - held - outer.keys()
+            graph.initializer.extend(
+                onnx.numpy_helper.from_array(np.asarray(array), name)
+                for name, array in known.items() if name in wanted
+            )  # fmt: skip
 
     def _foldable(
         self, node: Any, arrays: Mapping[str, Any], uses: Mapping[str, list[_Use]], outputs: set[str]
@@ -177,6 +189,7 @@ class _Work:
 
     def _name_results(
         self,
+        graph: Any,
         node: Any,
         results: list[NDArray[Any]],
         known: dict[str, NDArray[Any]],
@@ -190,9 +203,18 @@ class _Work:
                 continue
             largest = max(sources, key=lambda source: _size(self.tensors[source]))
             new = largest if len(uses[largest]) == 1 and len(node.output) == 1 else self._free(largest)
-            self.tensors[new] = np.ascontiguousarray(array)
-            uses[new] = uses.get(name, [])
-            self._rename(name, new)
+            self.tensors[new], self.computed[new] = np.ascontiguousarray(array), None
+            uses[new] = [use for used, use in self._all_uses(graph) if used == name]
+            self._rename(name, new, graph)
+
+    def _merge_equal(self) -> None:
+        """Equal arrays, as branches of a condition compute them from the same weights, are kept once."""
+        first: dict[tuple[Any, ...], str] = {}
+        for name in self.computed:
+            array = np.asarray(self.tensors[name])
+            same = first.setdefault((array.dtype.str, array.shape, array.tobytes()), name)
+            if same != name:
+                self._rename(name, same)
 
     # normalization
 
@@ -265,8 +287,20 @@ class _Work:
             if tensor.dtype != np.float32:
                 steps.append(("Cast", [], {"to": _kind(tensor)}))
             self.tensors[name] = np.ascontiguousarray(self.tensors[name], np.float32)
-            new += self._restored(name, steps)
+            new += self._restored(name, [*self._without_outliers(name), *steps])
         self._set_nodes([*new, *self.graph.node])
+
+    def _without_outliers(self, name: str) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
+        """Takes the coarse part of outliers out of a weight, and gives the step that adds it again.
+
+        A class of the zoo takes its weights as they are, so these are left alone.
+        """
+        weight = np.asarray(self.tensors[name])
+        coarse = None if "zoo" in self.before.metadata else _coarse(weight)
+        if coarse is not None:
+            part = self._free(name)
+            self.tensors[name], self.tensors[part] = weight - coarse.values(), coarse
+            yield "Add", [part], {}
 
     def _restored(self, name: str, steps: list[tuple[str, list[str], dict[str, Any]]]) -> Iterator[Any]:
         """The nodes that undo what was done to a weight; what took the weight takes their result."""
@@ -276,8 +310,8 @@ class _Work:
             yield onnx.helper.make_node(operator, [source, *more], [last], **attributes)
         self._rename(name, last)
 
-    def _rename(self, old: str, new: str) -> None:
-        for graph in graphs_of(self.graph):
+    def _rename(self, old: str, new: str, within: Any = None) -> None:
+        for graph in graphs_of(self.graph if within is None else within):
             for node in graph.node:
                 node.input[:] = [new if name == old else name for name in node.input]
 
@@ -333,6 +367,28 @@ def _order(tensor: NDArray[Any], wanted: set[str]) -> tuple[int, ...]:
     if tensor.shape[outputs] > WIDE:
         return (1 - outputs, outputs)
     return (outputs, 1 - outputs)
+
+
+def _coarse(weight: NDArray[np.float32]) -> Code | None:
+    """Outliers as multiples of a power of two, so that the sum of both parts is exact; None where there are few.
+
+    Example:
+        >>> weight = np.array([[1.0, -1.0] * 500 + [37.0, 1.0]], np.float32)
+        >>> code = _coarse(weight)
+        >>> code.values()[0, -2:], (weight - code.values())[0, -2:]
+        (array([32.,  0.], dtype=float32), array([5., 1.], dtype=float32))
+    """
+    sizes = np.abs(weight).astype(np.float64)
+    largest, limit = float(sizes.max(initial=0)), np.inf
+    for _ in range(20):
+        before, limit = limit, OUTLIER * float(np.sqrt((sizes[sizes <= limit] ** 2).mean()))
+        if limit in (0, before):
+            break
+    if largest <= limit or limit == 0:
+        return None
+    unit = 2.0 ** np.ceil(np.log2(max(2 * limit, largest / 127)))
+    symbols = np.rint(weight / unit).astype(np.int16)
+    return Code(symbols, Affine.per_tensor(unit)) if symbols.any() else None
 
 
 def _plain(tensor: Code | NDArray[Any]) -> NDArray[Any]:

@@ -263,7 +263,7 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise InputError(f"{where}: input {name!r} is {dtype} ({sizes}), not {array.dtype} {array.shape}")
-        found[name] = np.ascontiguousarray(array, dtype)
+        found[name] = np.asarray(array, dtype, order="C")
     return found
 
 

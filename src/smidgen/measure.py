@@ -38,7 +38,6 @@ class Need(NamedTuple):
     bytes: int
     weights: int
     measured: tuple[str, ...]
-    skipped: tuple[str, ...]
 
 
 def need(module: nn.Module, batch: Inputs, size: int) -> Need:
@@ -50,8 +49,7 @@ def need(module: nn.Module, batch: Inputs, size: int) -> Need:
         size: how many times as much is computed at once.
 
     Returns:
-        An estimate of bytes, how many weights will be measured, their names, and those of the parameters of two and
-        more axes that will not.
+        An estimate of bytes, how many weights will be measured, and their names.
 
     Raises:
         ModelError: the network cannot be run.
@@ -67,8 +65,7 @@ def need(module: nn.Module, batch: Inputs, size: int) -> Need:
     # inputs are kept for the way back, with what lies between them; the largest is unfolded for the moments
     inputs = [use.x.numel() for use in uses]
     activations = 4 * size * (4 * sum(inputs) + 9 * max(inputs, default=0))
-    skipped = tuple(name for name, weight in named_weights(module) if weight.ndim > 1 and name not in found)
-    return Need(moments + largest + activations, sum(w.numel() for w in found.values()), tuple(found), skipped)
+    return Need(moments + largest + activations, sum(w.numel() for w in found.values()), tuple(found))
 
 
 def measure(

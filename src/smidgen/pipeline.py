@@ -22,7 +22,7 @@ from smidgen.code import Code, Stats
 from smidgen.errors import ModelError
 from smidgen.examples import Examples, batches, inputs_of
 from smidgen.file import SMALLEST, write
-from smidgen.measure import Need, measure, need
+from smidgen.measure import measure, need
 from smidgen.methods import Method, Quantize, Squeeze
 from smidgen.network import Network
 from smidgen.plan import Plan
@@ -370,7 +370,6 @@ def measured(
     wanted = need(network, first[0], BATCH)
     if not wanted.weights:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
-    _tell_what_is_kept(original, wanted, reporter)
     count = len(examples.calibration)
     moments = [time.perf_counter()]
     measure(network, first, seed, lambda _: moments.append(time.perf_counter()), outputs)
@@ -389,18 +388,24 @@ def measured(
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
         )
-    for name in sorted(set(wanted.measured) - stats.keys()):
-        reporter.say(f"kept without loss: {name}, on which no answer depends")
-    return {name: known for name, known in stats.items() if known.sensitivity > 0}
+    found = {name: known for name, known in stats.items() if known.sensitivity > 0}
+    _tell_what_is_kept(original, found, stats, reporter)
+    return found
 
 
-def _tell_what_is_kept(original: Archive, wanted: Need, reporter: Reporter) -> None:
+def _tell_what_is_kept(
+    original: Archive, squeezed: Mapping[str, Stats], measured: Mapping[str, Stats], reporter: Reporter
+) -> None:
     """What is not squeezed: by name what has two and more axes, in one line what has one, such as normalizations."""
-    changed = {*wanted.measured, *bias_names(original, wanted.measured)}
-    small = [name for name, tensor in original.tensors.items() if name not in {*changed, *wanted.skipped}]
-    for name in wanted.skipped:
-        if name not in changed:
-            reporter.say(f"kept without loss: {name}, which belongs to no layer that can be measured")
+    changed, small = {*squeezed, *bias_names(original, squeezed)}, []
+    for name, tensor in original.tensors.items():
+        if name in changed or isinstance(tensor, Code):
+            continue
+        if tensor.ndim < 2:
+            small.append(name)
+            continue
+        why = "on which no answer depends" if name in measured else "which belongs to no layer that can be measured"
+        reporter.say(f"kept without loss: {name}, {why}")
     if small:
         count = sum(np.asarray(original.tensors[name]).size for name in small)
         reporter.say(f"kept without loss: {count:,} numbers of one axis in {len(small)} others, such as {small[0]}")

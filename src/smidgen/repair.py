@@ -198,7 +198,8 @@ class _Student:
             elif name.startswith(IDEAL):
                 tensors[name] = self.ideals[name.removeprefix(IDEAL)].numpy().copy()
             else:
-                tensors[name] = self.parameters[name].detach().numpy().copy() if name in self.parameters else tensor
+                fixed = isinstance(tensor, Code) or name not in self.parameters
+                tensors[name] = tensor if fixed else self.parameters[name].detach().numpy().copy()
         return replace(before, tensors=tensors)
 
 
@@ -261,8 +262,9 @@ def _resumed(lesson: Lesson, key: str, original: Archive, archive: Archive) -> t
     tensors: dict[str, Code | NDArray[np.float32]] = {}
     before = original.weights()
     for name, tensor in archive.tensors.items():
+        squeezed = isinstance(tensor, Code) and isinstance(tensor.rule, Trellis)
         # biases start from what they were, since they get their symbols last
-        tensors[name] = tensor if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis) else before[name]
+        tensors[name] = tensor if squeezed or isinstance(original.tensors[name], Code) else before[name]
         if isinstance(tensor, Code) and isinstance(tensor.rule, Trellis):
             tensors[IDEAL + name] = tensor.values() + np.float32(BEFORE) * (before[name] - tensor.values())
     start = replace(archive, tensors=tensors)

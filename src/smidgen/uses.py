@@ -122,7 +122,8 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 class _Watch(TorchFunctionMode):
     def __init__(self, names: Mapping[int, str]) -> None:
         super().__init__()
-        self.names = names
+        self.names = dict(names)
+        self.sums: dict[str, Tensor] = {}
         self.uses: list[Use] = []
         self.anchor = torch.zeros((), requires_grad=True)
 
@@ -130,6 +131,8 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
+        if func is torch.add:
+            self._name_sum(args[0], output)
         reader = _READERS.get(func)
         if reader is None or not isinstance(output, Tensor):
             return output
@@ -144,6 +147,13 @@ class _Watch(TorchFunctionMode):
         output = output + self.anchor  # so that there is a gradient, though no parameter asks for one
         output.register_hook(lambda gradient: setattr(use, "gradient", gradient))  # type: ignore[no-untyped-call]
         return output
+
+    def _name_sum(self, weight: Tensor, output: Tensor) -> None:
+        """A weight plus fixed numbers goes by its name: an error in it is the same error in the sum."""
+        name = self.names.get(id(weight))
+        if name is not None and output.shape == weight.shape and not output.requires_grad:
+            self.names.pop(id(self.sums.get(name)), None)
+            self.names[id(output)], self.sums[name] = name, output
 
 
 def _rows(base: Tensor, view: Tensor) -> tuple[tuple[int, int] | None, bool] | None:

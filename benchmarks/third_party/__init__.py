@@ -1,0 +1,1 @@
+"""Networks that others trained, from packages of pip: how each is fed, calibrated and judged."""

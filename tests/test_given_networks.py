@@ -1,0 +1,131 @@
+"""What networks of others bring along: metadata, scalar inputs, odd shapes."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import torch
+from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from smidgen.archive import Archive, Preprocessing
+from smidgen.arrange import arranged, bias_names
+from smidgen.budget import Budget, Outcome
+from smidgen.code import Affine, Code
+from smidgen.examples import batches, examples_from
+from smidgen.measure import measure
+from smidgen.network import Network
+from smidgen.onnx_file import archive_of
+from smidgen.pipeline import Reference, Settings, squeeze_to_budget
+from smidgen.read import from_module
+from smidgen.run.session import Engine
+from smidgen.zoo import build
+
+PREPROCESSING = Preprocessing(9, 9, std=(60.0, 60.0, 60.0))
+
+
+def scaled() -> Archive:
+    """A linear layer whose outputs are multiplied by a single number, which is an input."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 16]) for name in "xy")
+    factor = helper.make_tensor_value_info("factor", TensorProto.FLOAT, [])
+    weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("Mul", ["h", "factor"], ["y"])]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x, factor], [y], [weight]), ir_version=8)
+    helper.set_model_props(model, {"alphabet": "a\nb"})
+    return archive_of(model)
+
+
+def test_metadata_of_the_model_is_kept() -> None:
+    assert {entry.key: entry.value for entry in scaled().onnx().metadata_props} == {"alphabet": "a\nb"}
+
+
+def test_a_single_number_stays_one() -> None:
+    archive = scaled()
+    data = [{"x": np.ones((1, 16), np.float32), "factor": np.array(2)} for _ in range(20)]
+    examples = examples_from(data, archive, 10, 0)
+    assert all(batch["factor"].shape == () for batch in batches(examples.calibration, archive, 10))
+    assert len(Reference(archive, examples)) == 4
+
+
+def branching() -> Archive:
+    """y = x w if flag else x [top; low]; the weights of the second branch are put together in a branch of a branch."""
+    rng = np.random.default_rng(1)
+    arrays = {"w": rng.normal(size=(16, 16)), "top": rng.normal(size=(8, 16)), "low": rng.normal(size=(8, 16))}
+    weights = [numpy_helper.from_array(array.astype(np.float32), name) for name, array in arrays.items()]
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 16])
+
+    def graph(name: str, *nodes: NodeProto) -> GraphProto:
+        out = helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["n", 16])
+        return helper.make_graph(nodes, name, [], [out])
+
+    def joined(end: str) -> GraphProto:
+        made = helper.make_node("Concat", ["top", "low"], ["made" + end], axis=0)
+        return graph("joined" + end, made, helper.make_node("MatMul", ["x", "made" + end], ["out" + end]))
+
+    inner = helper.make_node("If", ["flag2"], ["inner"], then_branch=joined("1"), else_branch=joined("2"))
+    plain = graph("plain", helper.make_node("MatMul", ["x", "w"], ["product"]))
+    outer = helper.make_node("If", ["flag"], ["y"], then_branch=plain, else_branch=graph("other", inner))
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 16])]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("flag", "flag2")]
+    model = helper.make_graph([outer], "g", inputs, [y], weights)
+    return archive_of(helper.make_model(model, ir_version=8, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_weights_computed_within_branches_are_computed_once_and_kept_once() -> None:
+    before = branching()
+    after = arranged(before)
+    assert sorted(tensor.shape for tensor in after.tensors.values()) == [(16, 16), (16, 16)]
+    x = np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)
+    for flags in itertools.product((False, True), repeat=2):
+        given = {"x": x, **{name: np.array(flag) for name, flag in zip(("flag", "flag2"), flags, strict=True)}}
+        one, two = (Engine(archive.onnx())(given)[0] for archive in (before, after))
+        np.testing.assert_allclose(one, two, atol=1e-5)
+
+
+def spiky() -> tuple[nn.Module, Archive]:
+    """Two convolutions; the second has a few weights that are a thousand times as large as the others."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        module[2].weight[::8, 3, 1, 1] = 60.0
+    return module, from_module(module, (3, 9, 9), PREPROCESSING)
+
+
+def test_outliers_get_a_code_of_their_own_and_the_sum_is_exact() -> None:
+    module, before = spiky()
+    after = arranged(before)
+    apart = [name for name, tensor in after.tensors.items() if isinstance(tensor, Code)]
+    assert len(apart) == 1
+    both = after.weights()
+    np.testing.assert_array_equal(both["2.weight"] + both[apart[0]], module[2].weight.detach().numpy())
+    assert np.abs(both["2.weight"]).max() < 8
+    assert bias_names(after, ["0.weight", "2.weight"]) == ["0.bias", "2.bias"]
+
+
+def test_a_weight_with_outliers_apart_is_measured_as_if_whole() -> None:
+    module, before = spiky()
+    x = [np.random.default_rng(0).normal(size=(4, 3, 9, 9)).astype(np.float32) for _ in range(3)]
+    whole, apart = measure(module, x), measure(Network(arranged(before)), x)
+    assert apart.keys() == whole.keys()
+    for name, stats in whole.items():
+        np.testing.assert_allclose(apart[name].second_moment, stats.second_moment, rtol=1e-4, atol=1e-6)
+
+
+def test_outliers_do_not_make_the_grid_of_the_others_coarse() -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 256, (30, 9, 9, 3), np.uint8))
+    archive = spiky()[1]
+    outcome = Outcome(Budget(size=8000))
+    squeeze_to_budget(archive, examples_from(pictures, archive, 20, 0), outcome, Settings(epochs=1))
+    assert outcome.archive is not None
+    codes = {name: tensor for name, tensor in outcome.archive.tensors.items() if isinstance(tensor, Code)}
+    assert len(np.unique(codes["2.weight"].symbols)) > 50
+    assert isinstance(codes["2.weight_2"].rule, Affine)
+
+
+def test_a_network_of_the_zoo_keeps_its_weights_whole() -> None:
+    archive = from_module(build("squeezenet1_1", classes=2), (3, 32, 32))
+    weight = np.array(archive.tensors["features.0.weight"])
+    weight[0, 0, 0, 0] = 1e4
+    assert arranged(replace(archive, tensors={**archive.tensors, "features.0.weight": weight})).module() is not None
