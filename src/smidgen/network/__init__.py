@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from smidgen.archive import Archive
 from smidgen.errors import ModelError, one_line
+from smidgen.network.call import Call, dtype_of
 from smidgen.network.foreign import Foreign
-from smidgen.network.operators import OPERATORS, Call, dtype_of
+from smidgen.network.operators import OPERATORS
 from smidgen.run.onnx_graph import STANDARD, fill_graph
 
 __all__ = ["Network", "constant_node"]

@@ -9,7 +9,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from smidgen.network.operators import Call
+from smidgen.network.call import Call
 from smidgen.run.session import session
 
 __all__ = ["Foreign"]
