@@ -264,3 +264,18 @@ def test_times(text: str, seconds: float) -> None:
 def test_times_that_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="write a number and s, m or h"):
         parse_seconds(text)
+
+
+def test_a_rate_far_away_is_found_in_few_trials_where_the_weights_are_known() -> None:
+    """Bytes as theory has them: a bit less for each weight is worth four times the rate."""
+    weights, rates = 20_000_000, []
+    outcome = Outcome(Budget(size=12_000_000))
+
+    def attempt(rate: float) -> Point:
+        rates.append(rate)
+        bits = max(0.05, 0.5 * math.log2(2e-7 / rate))
+        return outcome.add(EMPTY, Point(rate, round(weights * bits / 8)))
+
+    search(outcome, attempt, 1e-7, weights)
+    assert outcome.reached
+    assert len(rates) <= 6

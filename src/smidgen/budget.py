@@ -16,6 +16,9 @@ from smidgen.file import replace_file
 
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 
+FURTHEST = 1e4
+"""Factor by which the rate may change at once."""
+
 CLOSE = 0.003
 """The search ends when the file is at most this part under the size, or when rates this near to each other differ."""
 
@@ -207,10 +210,11 @@ class Outcome:
         return self.best is not None and self.budget.allows(self.best)
 
 
-def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) -> None:
+def search(outcome: Outcome, attempt: Callable[[float], Point], start: float, weights: int = 0) -> None:
     """Looks for the rate whose file has the size, or for the smallest file that does little enough harm.
 
-    The rate is bracketed from ``start`` by growing factors, then narrowed: for a size by interpolation between the
+    The rate is bracketed from ``start``, for a size by the rule that a bit less for each weight is worth four times the
+    rate, and by growing factors; then it is narrowed: for a size by interpolation between the
     logarithms of rate and bytes (the bytes fall steadily, but in small jumps), for a drop by halves. Ends early when
     the budget's time is up, but not before a first file.
 
@@ -218,6 +222,7 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
         outcome: says what is wanted; ``attempt`` adds to it.
         attempt: makes the file for a rate in nats per bit, and adds it to the outcome.
         start: the first rate tried.
+        weights: how many weights share the bytes, if that is known.
 
     Example:
         >>> outcome = Outcome(Budget(size=1000))
@@ -226,7 +231,7 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
         True
     """
     budget = outcome.budget
-    low, high = _bracket(budget, attempt, start)
+    low, high = _bracket(budget, attempt, start, weights)
     if low is None or high is None:
         return
     for _ in range(TRIALS):
@@ -236,20 +241,31 @@ def search(outcome: Outcome, attempt: Callable[[float], Point], start: float) ->
         low, high = (point, high) if _must_rise(budget, point) else (low, point)
 
 
-def _bracket(budget: Budget, attempt: Callable[[float], Point], start: float) -> tuple[Point | None, Point | None]:
+def _bracket(
+    budget: Budget, attempt: Callable[[float], Point], start: float, weights: int
+) -> tuple[Point | None, Point | None]:
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
-    rate, factor = start, 8.0
+    rate, factor = start, 4.0
     while low is None or high is None:
         point = attempt(rate)
+        step = max(factor, _factor(budget, point, weights))
         if _must_rise(budget, point):
-            low, rate = point, rate * factor
+            low, rate = point, rate * step
         else:
-            high, rate = point, rate / factor
-        rate, factor = min(max(rate, LEAST), MOST), factor * 4
+            high, rate = point, rate / step
+        rate, factor = min(max(rate, LEAST), MOST), factor * 2
         if budget.over or rate == point.nats_per_bit:
             break
     return low, high
+
+
+def _factor(budget: Budget, point: Point, weights: int) -> float:
+    """How far the rate is from the one for the size, about; a little more, so that it is bracketed."""
+    if budget.size is None or not weights:
+        return 1.0
+    bits = 8 * abs(point.bytes - budget.size) / weights
+    return float(min(4.0 ** (bits + 0.2), FURTHEST))
 
 
 def _must_rise(budget: Budget, point: Point) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -262,7 +262,7 @@ def squeeze_to_budget(
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
     squeezer = Squeezer(original, stats, settings.codecs, biases, harm)
     run = _Run(outcome, squeezer, reference, reporter)
-    search(outcome, run.attempt, FIRST_RATE)
+    search(outcome, run.attempt, FIRST_RATE, _count(original, stats))
     if settings.epochs and not outcome.budget.over:
         lesson = Lesson(
             examples.calibration,
@@ -304,7 +304,8 @@ class _Run:
         assert best
         if budget.size is None:
             start = Outcome(Budget(size=max(1, int(best.bytes * AFTER_REPAIR)), deadline=budget.deadline))
-            search(start, partial(_weigh, self.squeezer, start), best.nats_per_bit)
+            weights = _count(self.squeezer.original, self.squeezer.stats)
+            search(start, partial(_weigh, self.squeezer, start), best.nats_per_bit, weights)
         assert start.archive
         assert start.best
         rate = start.best.nats_per_bit
@@ -330,6 +331,10 @@ class _Run:
         point = replace(best, bytes=len(write(explained, squeezer.codecs)))
         if outcome.budget.size is None or outcome.budget.allows(point):
             outcome.settle(explained, point)
+
+
+def _count(archive: Archive, names: Iterable[str]) -> int:
+    return sum(np.asarray(archive.tensors[name]).size for name in names)
 
 
 def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
