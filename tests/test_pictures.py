@@ -14,7 +14,7 @@ from PIL import Image
 from smidgen.archive import Label, Preprocessing
 from smidgen.errors import InputError
 from smidgen.run import find_labelled, find_pictures, open_picture, prepare
-from smidgen.run.pictures import PIXEL_LIMIT
+from smidgen.run.pictures import PIXEL_LIMIT, picture_size
 
 LABELS = (
     Label("n01440764", "tench, Tinca tinca"),
@@ -75,8 +75,9 @@ def test_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif[0x0112] = orientation
     options = {"quality": 100, "subsampling": 0} if suffix == "jpg" else {}
     image = Image.fromarray(np.ascontiguousarray(stored))
-    picture = open_picture(save(image, tmp_path / f"a.{suffix}", exif=exif, **options))
-    assert picture.shape == upright.shape
+    path = save(image, tmp_path / f"a.{suffix}", exif=exif, **options)
+    picture = open_picture(path)
+    assert picture.shape == upright.shape == (*picture_size(path), 3)
     np.testing.assert_allclose(picture, upright.astype(float), atol=6)
 
 

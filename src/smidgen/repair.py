@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from smidgen import distributed
 from smidgen.answers import divergence
 from smidgen.archive import Archive, open_archive
 from smidgen.arrange import bias_names
@@ -25,7 +27,7 @@ from smidgen.file import FAST
 from smidgen.methods.squeeze import nearest
 from smidgen.network import Network
 from smidgen.run.outputs import Output
-from smidgen.run.pictures import open_picture
+from smidgen.run.pictures import open_picture, picture_size
 
 if TYPE_CHECKING:
     from smidgen.pipeline import Progress
@@ -53,6 +55,10 @@ IDEAL = "ideal:"
 """Before the name of a weight in a checkpoint: what it would be if it needed no symbols."""
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True, eq=False)
 class Lesson:
     """What to repair, and how long.
@@ -71,7 +77,7 @@ class Lesson:
     epochs: int
     seed: int
     checkpoint: Path | None = None
-    over: Callable[[], bool] = lambda: False
+    over: Callable[[], bool] = _never
 
 
 def repair(
@@ -85,7 +91,8 @@ def repair(
 
     Every weight has an ideal value, which the gradient of the divergence from the original's answers moves; its symbols
     are those of the path nearest to the ideal values, found anew every few updates (straight-through). Steps are
-    small beside the distance of two symbols, so that few symbols change at a time.
+    small beside the distance of two symbols, so that few symbols change at a time. Under ``torchrun`` every process
+    computes a part of each batch; only the first one may call this, while the others ``smidgen.distributed.follow``.
 
     Args:
         lesson: what to do.
@@ -106,6 +113,7 @@ def repair(
     with progress(lesson.epochs * len(lesson.items), "distilling") as advance:
         while epoch < lesson.epochs and not lesson.over():
             student = _Student(state)
+            distributed.broadcast(partial(_help, replace(lesson, over=_never), original, state, epoch))
             _learn(lesson, teacher, student, epoch, advance)
             state = student.state(state)
             if not lesson.over():
@@ -116,29 +124,43 @@ def repair(
         lesson.checkpoint.unlink(missing_ok=True)
 
 
+def _help(lesson: Lesson, original: Archive, state: Archive, epoch: int) -> None:
+    """What the other processes do while the first one learns for an epoch."""
+    _learn(lesson, Network(original), _Student(state), epoch, lambda done: None)
+
+
 def _learn(lesson: Lesson, teacher: Network, student: _Student, epoch: int, advance: Callable[[int], None]) -> None:
     """One pass over the pictures. The optimizer starts anew, so that a run that was cut off goes on the same way."""
     optimizer = torch.optim.Adam(student.groups(), betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     done = 0
-    for turn, (inputs, count) in enumerate(_augmented(lesson, student.archive, epoch), 1):
-        with torch.no_grad():
-            wanted = teacher.given(inputs)
-        pairs = zip(lesson.outputs, wanted, student.network.given(inputs), strict=True)
-        loss = torch.stack([divergence(*pair) for pair in pairs if pair[1].is_floating_point()]).sum()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+    for turn, batch in enumerate(_augmented(lesson, student.archive, epoch), 1):
+        _differentiate(lesson, teacher, student, batch)
         part = (epoch + done / len(lesson.items)) / lesson.epochs
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, turn / 20) * (1 - 0.9 * part)
         student.update(optimizer)
-        if lesson.over():
+        if distributed.broadcast(lesson.over()):
             break
         if turn % ROUNDED_EVERY == 0:
             student.choose()
-        done += count
+        done += batch.count
         advance(epoch * len(lesson.items) + done)
     student.choose()
+
+
+def _differentiate(lesson: Lesson, teacher: Network, student: _Student, batch: _Batch) -> None:
+    """The gradients of the mean over a batch; each process has its part of it."""
+    trained = student.trained()
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    if batch.inputs:
+        with torch.no_grad():
+            wanted = teacher.given(batch.inputs)
+        pairs = zip(lesson.outputs, wanted, student.network.given(batch.inputs), strict=True)
+        loss = torch.stack([divergence(*pair) for pair in pairs if pair[1].is_floating_point()]).sum()
+        (batch.part * loss).backward()  # type: ignore[no-untyped-call]
+    distributed.add_up([parameter.grad for parameter in trained if parameter.grad is not None])
 
 
 class _Student:
@@ -158,6 +180,10 @@ class _Student:
         for name, parameter in self.parameters.items():
             parameter.requires_grad_(name in self.codes or name in biases)
         self.ideals = {name: torch.from_numpy(np.array(state.tensors[IDEAL + name])) for name in self.codes}
+
+    def trained(self) -> list[Tensor]:
+        """What has gradients."""
+        return [parameter for parameter in self.parameters.values() if parameter.requires_grad]
 
     def groups(self) -> Iterator[dict[str, object]]:
         """What is trained, and how fast."""
@@ -182,12 +208,14 @@ class _Student:
                 self.parameters[name].copy_(value)
 
     def choose(self) -> None:
-        """Takes the symbols that are nearest to the ideal values."""
-        with ThreadPoolExecutor(os.cpu_count()) as pool, torch.no_grad():
-            found = pool.map(lambda name: nearest(self.codes[name], self.ideals[name].numpy()), self.codes)
-            for name, code in zip(self.codes, list(found), strict=True):
-                self.codes[name] = code
-                self.parameters[name].copy_(torch.from_numpy(code.values()))
+        """Takes the symbols that are nearest to the ideal values; those of the first process, so that none drifts."""
+        if distributed.is_first():
+            with ThreadPoolExecutor(os.cpu_count()) as pool, torch.no_grad():
+                found = pool.map(lambda name: nearest(self.codes[name], self.ideals[name].numpy()), self.codes)
+                for name, code in zip(self.codes, list(found), strict=True):
+                    self.codes[name] = code
+                    self.parameters[name].copy_(torch.from_numpy(code.values()))
+        distributed.share([*self.trained(), *self.ideals.values()])
 
     def state(self, before: Archive) -> Archive:
         """The network as an archive, with the ideal values beside the codes."""
@@ -207,36 +235,66 @@ def _without_ideals(state: Archive) -> Archive:
     return replace(state, tensors={name: t for name, t in state.tensors.items() if not name.startswith(IDEAL)})
 
 
-def _augmented(lesson: Lesson, archive: Archive, epoch: int) -> Iterator[tuple[dict[str, Tensor], int]]:
-    """Batches and how many items are in each. Of pictures random crops, some mirrored, some with other light, some laid
-    over each other."""
+@dataclass(frozen=True)
+class _Batch:
+    """The part of a batch that this process computes.
+
+    Args:
+        inputs: of the network; none where there are fewer examples than processes.
+        part: how much of the whole batch it is, 0 to 1.
+        count: examples in the whole batch.
+    """
+
+    inputs: Mapping[str, Tensor]
+    part: float
+    count: int
+
+
+def _augmented(lesson: Lesson, archive: Archive, epoch: int) -> Iterator[_Batch]:
+    """Batches. Of pictures random crops, some mirrored, some with other light, some laid over each other. All draws are
+    made in all processes."""
     rng = np.random.default_rng((lesson.seed, epoch))
     items = [lesson.items[index] for index in rng.permutation(len(lesson.items))]
     for group in groups(items, archive, BATCH):
-        varied = [item if isinstance(item, Mapping) else _varied(_pixels(item), rng) for item in group]
-        (batch,) = batches(varied, archive, BATCH)
-        inputs = {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
+        mine = distributed.part(len(group))
+        varied = [
+            item if isinstance(item, Mapping) else _varied(item, rng, wanted=index in mine)
+            for index, item in enumerate(group)
+        ]
+        own = [item for index in mine if (item := varied[index]) is not None]
+        inputs = {}
+        for batch in batches(own, archive, BATCH):
+            inputs = {name: torch.from_numpy(np.array(array)) for name, array in batch.items()}
         if not isinstance(group[0], Mapping) and rng.random() < MIXED:
             part = float(rng.uniform(0.5, 1))
             inputs = {name: part * x + (1 - part) * x.flip(0) for name, x in inputs.items()}
-        yield inputs, len(group)
+        rows = [_rows(item) for item in group]
+        yield _Batch(inputs, sum(rows[index] for index in mine) / sum(rows), len(group))
 
 
-def _pixels(picture: Path | NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return picture if isinstance(picture, np.ndarray) else open_picture(picture)
+def _rows(item: Item) -> int:
+    """How many examples are in one item."""
+    first = next(iter(item.values())) if isinstance(item, Mapping) else None
+    return 1 if first is None or not first.ndim else len(first)
 
 
-def _varied(pixels: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
+def _varied(picture: Path | NDArray[np.uint8], rng: np.random.Generator, wanted: bool) -> NDArray[np.uint8] | None:
+    """A picture cut, turned and lit at random; None if only the draws are wanted."""
+    if isinstance(picture, Path) and wanted:
+        picture = open_picture(picture)
+    height, width = picture_size(picture) if isinstance(picture, Path) else picture.shape[:2]
     area, shape = rng.uniform(SMALLEST_CROP, 1), np.exp(rng.uniform(-0.28, 0.28))
     tall = min(height, max(1, round(height * np.sqrt(area * shape))))
     wide = min(width, max(1, round(width * np.sqrt(area / shape))))
     top, left = rng.integers(0, height - tall + 1), rng.integers(0, width - wide + 1)
-    crop = pixels[top : top + tall, left : left + wide].astype(np.float32)
-    if rng.random() < 0.5:
-        crop = crop[:, ::-1]
+    mirrored = rng.random() < 0.5
     light = 128 + rng.uniform(-20, 20) + rng.uniform(-8, 8, 3)
-    return np.clip((crop - 128) * rng.uniform(0.8, 1.2) + light, 0, 255).astype(np.uint8)
+    contrast = rng.uniform(0.8, 1.2)
+    if isinstance(picture, Path) or not wanted:
+        return None
+    crop = picture[top : top + tall, left : left + wide].astype(np.float32)
+    turned = crop[:, ::-1] if mirrored else crop
+    return np.clip((turned - 128) * contrast + light, 0, 255).astype(np.uint8)
 
 
 def _key(lesson: Lesson, original: Archive, archive: Archive) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import click
 
+from smidgen import distributed
 from smidgen.cli.compress import compress
 from smidgen.cli.demo import demo
 from smidgen.cli.evaluate import evaluate
@@ -43,8 +44,11 @@ for command in (demo, compress, inspect, evaluate, recognize, export, sweep):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits with its status."""
+    """Runs one command and exits with its status. Under ``torchrun`` the first process does, and the others follow."""
     try:
+        distributed.join()
+        if not distributed.is_first():
+            distributed.follow()
         cli.main(args=arguments, prog_name="smidgen", standalone_mode=False)
     except click.UsageError as error:
         error.show()
@@ -67,3 +71,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("smidgen: interrupted; nothing that existed was changed", err=True)
         sys.exit(1)
+    finally:
+        distributed.leave()

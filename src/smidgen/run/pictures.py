@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from smidgen.errors import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["PIXEL_LIMIT", "SUFFIXES", "find_labelled", "find_pictures", "open_picture", "prepare"]
+__all__ = ["PIXEL_LIMIT", "SUFFIXES", "find_labelled", "find_pictures", "open_picture", "picture_size", "prepare"]
 
 PIXEL_LIMIT = 100_000_000
 """A picture with more pixels is refused before it is decoded: a few bytes can claim any size."""
@@ -30,6 +30,9 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 _EXIF_ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+
+Taken = TypeVar("Taken")
 
 
 def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -53,6 +56,35 @@ def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         Traceback (most recent call last):
         smidgen.errors.InputError: nowhere.jpg: no such file
     """
+
+    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+        image.load()
+        return np.array(_rgb(image))
+
+    return _from_file(path, pixels)
+
+
+def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of what ``open_picture`` gives; the pixels of a JPEG are not decoded for that.
+
+    Raises:
+        InputError: as ``open_picture`` does, but for what only decoding would show.
+
+    Example:
+        >>> picture_size("nowhere.jpg")
+        Traceback (most recent call last):
+        smidgen.errors.InputError: nowhere.jpg: no such file
+    """
+
+    def size(image: Image.Image) -> tuple[int, int]:
+        if image.format != "JPEG":  # others tell their orientation late, or turn while they are decoded
+            image.load()
+        return (image.width, image.height) if _orientation(image) in _SIDEWAYS else (image.height, image.width)
+
+    return _from_file(path, size)
+
+
+def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken]) -> Taken:
     from PIL import Image, UnidentifiedImageError
 
     path = Path(path)
@@ -64,8 +96,7 @@ def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 _check_size(*image.size, str(path))
-                image.load()
-                return np.array(_rgb(image))
+                return take(image)
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
     except FileNotFoundError:
@@ -217,11 +248,15 @@ def _upright(image: Image.Image) -> Image.Image:
         7: turns.TRANSVERSE,
         8: turns.ROTATE_90,
     }
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a damaged EXIF block says nothing about the pixels, which are read all the same
-        orientation = None
+    orientation = _orientation(image)
     return image.transpose(turn[orientation]) if orientation in turn else image
+
+
+def _orientation(image: Image.Image) -> int | None:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # a damaged EXIF block says nothing about the pixels, which are read all the same
+        return None
 
 
 def _grey16(image: Image.Image) -> NDArray[np.uint8]:
