@@ -16,7 +16,7 @@ from smidgen.zoo.pretrained import imagenet_labels
 from third_party.common import Row, in_package, squeezed
 
 SIZE = BAR = 2_600_000
-CALIBRATED = 2400
+CALIBRATED = 800
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PREPROCESSING = Preprocessing(224, 224, "RGB", (127.0,) * 3, (128.0,) * 3, "bicubic")
 

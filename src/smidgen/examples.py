@@ -22,6 +22,7 @@ __all__ = [
     "Item",
     "all_in",
     "batches",
+    "by_shape",
     "examples_from",
     "examples_in",
     "groups",
@@ -184,6 +185,20 @@ def groups(items: Sequence[Item], archive: Archive, size: int) -> Iterator[list[
         group.append(item)
     if group:
         yield group
+
+
+def by_shape(items: Sequence[Item]) -> list[Item]:
+    """The examples in an order in which those of the same shapes follow each other, so that batches are large.
+
+    Example:
+        >>> [len(item["x"]) for item in by_shape([{"x": np.zeros(n)} for n in (3, 1, 3)])]
+        [1, 3, 3]
+    """
+
+    def shapes(item: Item) -> tuple[tuple[int, ...], ...]:
+        return tuple(item[name].shape for name in sorted(item)) if isinstance(item, Mapping) else ()
+
+    return sorted(items, key=shapes)
 
 
 def batches(items: Sequence[Item], archive: Archive, size: int) -> Iterator[dict[str, NDArray[Any]]]:

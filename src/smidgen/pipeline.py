@@ -20,7 +20,7 @@ from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
 from smidgen.errors import ModelError
-from smidgen.examples import Examples, batches, inputs_of
+from smidgen.examples import Examples, batches, by_shape, inputs_of
 from smidgen.file import SMALLEST, write
 from smidgen.measure import measure, need
 from smidgen.methods import Method, Quantize, Squeeze
@@ -93,7 +93,7 @@ class Reference:
 
     def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
         self.truth = None if examples.truth is None else np.asarray(examples.truth)
-        self.inputs = list(batches(examples.held_out, original, BATCH))
+        self.inputs = list(batches(by_shape(examples.held_out), original, BATCH))
         self.answers = self._answers(original, len(self.inputs))
         model = onnx.load_from_string(original.graph)
         labelled = bool(original.labels) or self.truth is not None
@@ -388,7 +388,8 @@ def measured(
         f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
     )
     with reporter.progress(count, "measuring") as advance:
-        stats = measure(network, batches(examples.calibration[:count], original, BATCH), seed, advance, outputs)
+        chosen = by_shape(examples.calibration[:count])
+        stats = measure(network, batches(chosen, original, BATCH), seed, advance, outputs)
     if all(known.sensitivity < 1e-18 for known in stats.values()):
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
