@@ -407,7 +407,7 @@ def test_ctrl_c_keeps_the_best_file(squeezable: Path, monkeypatch: pytest.Monkey
     assert result.status == 1
     size = Path("x.smidgen").stat().st_size
     assert result.out.splitlines()[-1] == f"interrupted: not reached: 100 bytes; the nearest is {size:,} bytes"
-    assert len(json.loads(Path("x.smidgen.curve.json").read_text())["curve"]) == 2
+    assert len(json.loads(Path("x.smidgen.curve.json").read_text())["curve"]) == 3
     assert "Traceback" not in result.err
     told.clear()
     monkeypatch.setattr(pipeline, "measure", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))

@@ -15,7 +15,7 @@ from smidgen.errors import InputError
 from smidgen.examples import examples_from, examples_in
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.plan import Plan
-from smidgen.read import from_module, read_model
+from smidgen.read import described, read_model
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def compress(
     seconds: float = float("inf"),
     pictures: int = 2000,
     seed: int = 0,
-    input_shape: tuple[int, ...] = (3, 224, 224),
+    input_shape: tuple[int, ...] | None = None,
     preprocessing: Preprocessing | None = None,
     labels: tuple[Label, ...] = (),
     inputs: Sequence[Mapping[str, Any] | Sequence[Any]] = (),
@@ -55,7 +55,8 @@ def compress(
         seconds: how long this may take; the best that was found by then is returned.
         pictures: how many to calibrate on at most.
         seed: of every draw.
-        input_shape: shape of one input, without the batch dimension.
+        input_shape: shape of one input, without the batch dimension; by default what the module's attributes say, see
+            ``smidgen.read.read_model``.
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
         inputs: for a network of other inputs than one of ``input_shape``: these, once or more; axes along which they
@@ -90,7 +91,7 @@ def compress(
         model = module if preprocessing is None else replace(module, preprocessing=preprocessing)
         model = model if not labels else replace(model, labels=labels)
     else:
-        model = from_module(module, input_shape, preprocessing, labels, inputs)
+        model = described("the module", module, input_shape, preprocessing, labels, inputs)
     if plan is not None:
         if size is not None or max_drop is not None:
             raise InputError("give one of plan, size and max_drop")

@@ -16,6 +16,9 @@ from smidgen.file import replace_file
 
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 
+FINE = 3
+"""Bits a weight from which files that do not grow have nothing more to give."""
+
 FURTHEST = 1e4
 """Factor by which the rate may change at once."""
 
@@ -247,6 +250,7 @@ def _bracket(
     """The nearest points found at which the rate must still rise, and must not; None where there is no such point."""
     low = high = None
     rate, factor = start, 4.0
+    size = same = 0
     while low is None or high is None:
         point = attempt(rate)
         step = max(factor, _factor(budget, point, weights))
@@ -255,6 +259,10 @@ def _bracket(
         else:
             high, rate = point, rate / step
         rate, factor = min(max(rate, LEAST), MOST), factor * 2
+        same = same + 1 if point.bytes == size else 0
+        size = point.bytes
+        if same > 1 and 8 * point.bytes > FINE * weights > 0:
+            break  # there is nothing finer
         if budget.over or rate == point.nats_per_bit:
             break
     return low, high
@@ -265,7 +273,7 @@ def _factor(budget: Budget, point: Point, weights: int) -> float:
     if budget.size is None or not weights:
         return 1.0
     bits = 8 * abs(point.bytes - budget.size) / weights
-    return float(min(4.0 ** (bits + 0.2), FURTHEST))
+    return float(min(4.0 ** min(bits + 0.2, 20.0), FURTHEST))
 
 
 def _must_rise(budget: Budget, point: Point) -> bool:

@@ -176,7 +176,11 @@ def inputs_of(archive: Archive) -> list[Input]:
 
 def groups(items: Sequence[Item], archive: Archive, size: int) -> Iterator[list[Item]]:
     """The examples in batches: pictures always, others where they have the same shapes and an axis of examples."""
-    wide = not items or not isinstance(items[0], Mapping) or _batched(inputs_of(archive))
+    inputs = inputs_of(archive)
+    if items and not isinstance(items[0], Mapping) and inputs[0].shape and inputs[0].shape[0]:
+        size = inputs[0].shape[0]  # fixed when it was exported; what is left over makes no batch
+        items = items[: max(len(items) - len(items) % size, min(size, len(items)))]
+    wide = not items or not isinstance(items[0], Mapping) or _batched(inputs)
     group: list[Item] = []
     for item in items:
         if group and (not wide or len(group) == size or not _alike(group[0], item)):
@@ -269,6 +273,8 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
         arrays = {wanted.name: np.asarray(value) for wanted, value in zip(inputs, given, strict=False)}
     else:
         arrays = {inputs[0].name: np.asarray(given)}
+    if len(inputs) == len(arrays) == 1:  # whatever it is called
+        arrays = {inputs[0].name: next(iter(arrays.values()))}
     found = {}
     for name, dtype, shape in inputs:
         if name not in arrays:

@@ -64,9 +64,14 @@ def export_graph(
             still = copy.deepcopy(module).cpu().float()
             still = still if isinstance(still, torch.fx.GraphModule) else still.eval()
             if examples:
-                proto = _export_any(still, _examples(still, examples))
+                named = _examples(still, examples)
+                proto = _export_any(still, named)
             else:
-                proto = _export(still, [{INPUT: torch.zeros(1, *input_shape)}], batched=True)
+                named = [{INPUT: torch.zeros(1, *input_shape)}]
+                proto = _export(still, named, batched=True)
+            _compare(still, proto, named)
+    except ModelError as error:
+        raise ModelError(f"{type(module).__name__}: {error}") from None
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
         wanted = "the examples" if examples else f"inputs of shape {input_shape}"
         raise ModelError(f"{type(module).__name__}: cannot be traced for {wanted}: {one_line(error)}") from None
@@ -118,16 +123,57 @@ class _Flat(nn.Module):
 def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
     """The graph with a free number of examples, if it then answers two at once as it answers each alone."""
     proto = _export(module, examples, batched=True)
+    twice = {name: torch.cat([tensor, tensor]) for name, tensor in examples[0].items() if tensor.ndim}
+    single = {name: tensor for name, tensor in examples[0].items() if not tensor.ndim}
     try:
-        engine = Engine(proto)
-        alone = engine({name: tensor.numpy() for name, tensor in examples[0].items()})
-        both = engine({name: torch.cat([tensor, tensor]).numpy() for name, tensor in examples[0].items()})
-        same = all(
-            np.allclose(two, np.concatenate([one, one]), 1e-3, 1e-4) for one, two in zip(alone, both, strict=True)
-        )
-    except (ModelError, InputError, RuntimeError, ValueError):
-        same = False
+        with torch.no_grad():
+            _Flat(module, list(examples[0]))(*({**twice, **single}[name] for name in examples[0]))
+    except Exception:  # the user's code
+        return _export(module, examples, batched=False)
+    same = _differs(module, proto, {name: {**twice, **single}[name] for name in examples[0]}) is None
     return proto if same else _export(module, examples, batched=False)
+
+
+def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
+    """Runs module and graph on the examples, and on noise where that can be.
+
+    Raises:
+        ModelError: they do not answer alike.
+    """
+    generator = torch.Generator().manual_seed(0)
+    floats = [example for example in examples[:1] if all(tensor.is_floating_point() for tensor in example.values())]
+    noise = [
+        {name: sign * (torch.rand(tensor.shape, generator=generator) + 0.1) for name, tensor in example.items()}
+        for example in floats
+        for sign in (1, -1)
+    ]
+    for inputs in (*examples[:4], *noise):
+        why = _differs(module, proto, inputs)
+        if why is not None:
+            shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
+            raise ModelError(
+                f"traced, it does not answer as the module does ({why}, for {shapes}): its code decides by values or "
+                "sizes; torch.onnx.export(..., dynamo=True) may do better, and its file can be given"
+            )
+
+
+def _differs(module: nn.Module, proto: Any, inputs: dict[str, torch.Tensor]) -> str | None:
+    """How the graph fails to answer as the module, or None."""
+    try:
+        with torch.no_grad():
+            wanted = _Flat(module, list(inputs))(*inputs.values())
+    except Exception:  # the user's code; what it does not take says nothing about the graph
+        return None
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    try:
+        found = Engine(proto)({name: tensor.numpy() for name, tensor in inputs.items()})
+    except (ModelError, InputError) as error:
+        return None if "not finite" in str(error) else str(error)[:120]
+    for one, two in zip(wanted, found, strict=True):
+        scale = float(one.abs().max()) if one.is_floating_point() and one.numel() else 0.0
+        if one.shape != two.shape or not np.allclose(one.numpy(), two, rtol=1e-2, atol=1e-3 * scale + 1e-6):
+            return "other numbers" if one.shape == two.shape else f"{two.shape} in place of {tuple(one.shape)}"
+    return None
 
 
 def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched: bool) -> Any:

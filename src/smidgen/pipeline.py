@@ -291,8 +291,9 @@ class _Run:
 
     def _judged(self, archive: Archive, size: int, rate: float, repaired: bool) -> Point:
         point = Point(rate, size, self.reference.fidelity(archive), repaired)
+        self.outcome.add(archive, point)  # first, so that what was said is kept
         self.reporter.say(describe(point))
-        return self.outcome.add(archive, point)
+        return point
 
     def repair(self, lesson: Lesson) -> None:
         """Distils the original into the best file of the search, and adds what comes out of each epoch.

@@ -25,7 +25,7 @@ from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
-__all__ = ["from_module", "read_model", "to_module"]
+__all__ = ["described", "from_module", "read_model", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
 _INPUT_SHAPE = (3, 224, 224)
@@ -69,7 +69,7 @@ def read_model(spec: str) -> Archive:
     if Path(spec).suffix in readers:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
-        return _described(spec, _call(spec))
+        return described(spec, _call(spec))
     raise ModelError(
         f"{spec!r} names no model; possible are {_PRETRAINED}, files that end in {', '.join(readers)}, and "
         "package.module:function for a function that returns a torch.nn.Module"
@@ -197,20 +197,34 @@ def _call(spec: str) -> nn.Module:
     return module
 
 
-def _described(spec: str, module: nn.Module) -> Archive:
-    """A user's module with what its attributes say, checked."""
-    preprocessing = getattr(module, "preprocessing", None)
+def described(
+    spec: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    preprocessing: Preprocessing | None = None,
+    labels: tuple[Label, ...] = (),
+    examples: Sequence[Any] = (),
+) -> Archive:
+    """The archive of a user's module; what is not given, its attributes say.
+
+    Raises:
+        ModelError: an attribute is not what it should be, or the module cannot be turned into a graph.
+        WeightError: a weight is NaN or infinite.
+    """
+    preprocessing = preprocessing or getattr(module, "preprocessing", None)
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ModelError(f"{spec}: the module's preprocessing is not a smidgen.archive.Preprocessing")
     preprocessing = preprocessing or _timm(module)
-    labels = tuple(getattr(module, "labels", ()))
+    labels = labels or tuple(getattr(module, "labels", ()))
     if not all(isinstance(label, Label) for label in labels):
         raise ModelError(f"{spec}: the module's labels are not all smidgen.archive.Label")
     given = getattr(module, "example_inputs", None)
-    if given is not None:
-        return from_module(module, (), preprocessing, labels, given if isinstance(given, list) else [given])
+    if not examples and given is not None and input_shape is None:
+        examples = given if isinstance(given, list) else [given]
+    if examples:
+        return from_module(module, (), preprocessing, labels, examples)
     size = (3, preprocessing.height, preprocessing.width) if preprocessing else _INPUT_SHAPE
-    shape = tuple(getattr(module, "input_shape", size))
+    shape: tuple[Any, ...] = tuple(input_shape or getattr(module, "input_shape", None) or size)
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise ModelError(f"{spec}: the module's input_shape is {shape}, not positive whole numbers")
     return from_module(module, shape, preprocessing, labels)
@@ -228,7 +242,7 @@ def _timm(module: nn.Module) -> Preprocessing | None:
 
 
 def _read_program(path: str) -> Archive:
-    """An exported program, with the inputs that it was exported with."""
+    """An exported program, with the inputs that it was exported with; its free sizes stay free."""
     read_bytes(path)
     try:
         with warnings.catch_warnings():
@@ -238,7 +252,17 @@ def _read_program(path: str) -> Archive:
     except Exception as error:  # loading has no base class for its errors
         raise ModelError(f"{path}: is not an exported PyTorch program: {one_line(error)}") from None
     names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-    return from_module(module, (), None, (), [dict(zip(names, (*inputs, *named.values()), strict=True))])
+    example = dict(zip(names, (*inputs, *named.values()), strict=True))
+    shapes = {node.name: node.meta["val"].shape for node in program.graph.nodes if node.name in names}
+    return from_module(module, (), None, (), [example, {n: _longer(example[n], shapes[n]) for n in names}])
+
+
+def _longer(example: torch.Tensor, shape: Sequence[Any]) -> torch.Tensor:
+    """An example that is longer by one along each axis of free size."""
+    for axis, size in enumerate(shape):
+        if not isinstance(size, int):
+            example = torch.cat([example, example.narrow(axis, 0, 1)], axis)
+    return example
 
 
 def _read_weights(path: str) -> Archive:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ def evaluate(files: tuple[str, ...], data: Path, preprocessing: str | None, outp
     from smidgen.preprocess import with_preprocessing
 
     archives = [with_preprocessing(_open(name), preprocessing) for name in files]
+    known = next((archive.preprocessing for archive in archives if archive.preprocessing), None)
+    archives = [archive if archive.preprocessing else replace(archive, preprocessing=known) for archive in archives]
     sizes = [_size(name, archive) for name, archive in zip(files, archives, strict=True)]
     arrays = data.suffix == ".npz" or (data.is_dir() and any(data.glob("*.npz")))
     if arrays or outputs or not _classifies(archives[0]):
@@ -146,5 +148,18 @@ def _open(name: str) -> Archive:
 def _size(name: str, archive: Archive) -> int:
     """Bytes of the file, or of the plain weights of a network that is not in one."""
     if Path(name).is_file():
-        return Path(name).stat().st_size
+        return sum(path.stat().st_size for path in {Path(name), *_beside(name)})
     return sum(weight.nbytes for weight in archive.weights().values())
+
+
+def _beside(name: str) -> set[Path]:
+    """The files in which an ONNX file keeps data."""
+    if Path(name).suffix != ".onnx":
+        return set()
+    import onnx
+
+    from smidgen.run.onnx_graph import tensors_of
+
+    tensors = tensors_of(onnx.load(name, load_external_data=False))
+    places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return {Path(name).parent / place for place in places}

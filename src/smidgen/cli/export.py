@@ -48,6 +48,7 @@ def export(
     picture is measured against float32.
     """
     from smidgen.archive import open_archive
+    from smidgen.errors import ModelError
     from smidgen.file import replace_file
     from smidgen.preprocess import with_preprocessing
 
@@ -58,6 +59,8 @@ def export(
     if data is not None:
         content, times = _int8(archive, data, pictures, output)
     elif kind == "onnx":
+        if not archive.onnx().graph.output:
+            raise ModelError(f"{file}: holds only weights and no network; export them as safetensors")
         content = archive.onnx().SerializeToString(deterministic=True)
     else:
         content = archive.safetensors()

@@ -28,6 +28,10 @@ def session(model: onnx.ModelProto, threads: int = 0) -> Any:
     """
     import onnxruntime
 
+    if not model.graph.output:
+        raise ModelError(
+            "the file holds only weights and no network, so nothing can be run; export them as safetensors"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised, and so need not be printed too
