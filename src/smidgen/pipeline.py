@@ -52,7 +52,7 @@ FIRST_RATE = 1e-7
 REFINED = 250
 """Pictures that targets are found with, at most; more would take longer than they are worth."""
 
-TRIES, STEEP = 3, 5.0
+TRIES, STEEP = 3, 10.0
 """Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
 
 AFTER_REPAIR = 0.92
@@ -320,7 +320,8 @@ class _Run:
                 advance,
                 self.reference.outputs,
             )
-        squeezer = replace(self.squeezer, original=replace(original, tensors={**original.tensors, **found}))
+        # the other codes stay, since the targets make up for their errors
+        squeezer = replace(self.squeezer, original=replace(archive, tensors={**archive.tensors, **found}))
         rate, aim = best.nats_per_bit, budget.size - budget.margin
         for _ in range(TRIES if found else 0):
             if self.outcome.budget.over:

@@ -18,7 +18,7 @@ from smidgen.uses import Use, watched
 
 __all__ = ["targets"]
 
-DAMPING = 100
+DAMPING = 50
 """Part of its mean that is added to the diagonal of the inputs' moment, divided by the number of inputs seen."""
 
 POSITIONS = 200
