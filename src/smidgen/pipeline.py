@@ -309,7 +309,7 @@ class _Run:
         if budget.size is None or budget.over or not best or not archive or not self.outcome.reached:
             return
         original = self.squeezer.original
-        inputs = batches(items, original, BATCH)
+        inputs = batches(items, original, BATCH // 2)  # two networks at once
         with self.reporter.progress(len(items), "refining") as advance:
             found = targets(
                 Network(original),
