@@ -251,7 +251,7 @@ def test_ctrl_c_leaves_the_best_file_and_the_curve(examples: Examples, tmp_path:
     outcome = Outcome(Budget(size=6_000), on_better=keep)
     with pytest.raises(KeyboardInterrupt):
         squeeze_to_budget(model(), examples, outcome, reporter=Reporter(say=say))
-    assert len(outcome.curve) == 3
+    assert len(outcome.curve) == 4
     assert outcome.best
     assert path.stat().st_size == outcome.best.bytes
     assert outcome.verdict(interrupted=True).startswith("interrupted: ")

@@ -73,12 +73,14 @@ class Point:
         bytes: of the file.
         fidelity: where it was measured.
         repaired: whether it was distilled.
+        refined: whether it aims at targets (``smidgen.refine``).
     """
 
     nats_per_bit: float
     bytes: int
     fidelity: Fidelity | None = None
     repaired: bool = False
+    refined: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class Budget:
             return one.fidelity.drop < other.fidelity.drop
         if not self.allows(one):
             return one.bytes < other.bytes
-        if one.fidelity and other.fidelity and (one.repaired or other.repaired):
+        changed = any(point.repaired or point.refined for point in (one, other))
+        if one.fidelity and other.fidelity and changed:
             return one.fidelity.kl < other.fidelity.kl
         room = [point.bytes <= self.size - self.margin for point in (one, other)]
         return room[0] if room[0] != room[1] else one.bytes > other.bytes
@@ -203,7 +206,13 @@ class Outcome:
         harm = ""
         if best.fidelity:
             harm = f"; on {best.fidelity.pictures} others to judge by {best.fidelity.described}"
-        if budget.size is not None and best.bytes < 0.99 * budget.size and not early and not best.repaired:
+        if (
+            budget.size is not None
+            and best.bytes < 0.99 * budget.size
+            and not early
+            and not best.repaired
+            and not best.refined
+        ):
             found += " (none nearer to it was found)"
         return f"{early}reached: {asked}, by {found}{harm}"
 

@@ -54,8 +54,8 @@ def need(module: nn.Module, batch: Inputs, size: int) -> Need:
     Raises:
         ModelError: the network cannot be run.
     """
-    with _evaluating(module), watched(module) as uses:
-        _called(module, batch)
+    with evaluating(module), watched(module) as uses:
+        called(module, batch)
     names = {use.name for use in uses}
     found = {name: weight for name, weight in named_weights(module) if name in names}
     # two sums and the moment that they give at 8 bytes, and what is factored of it at 4; three times 8 for outputs
@@ -111,10 +111,10 @@ def measure(
     weights = dict(named_weights(module))
     sums: dict[str, _Sums] = {}
     done = 0
-    with _evaluating(module), watched(module) as uses:
+    with evaluating(module), watched(module) as uses:
         for batch in batches:
-            found = _called(module, batch)
-            kinds = outputs or _scores(found)
+            found = called(module, batch)
+            kinds = outputs or scores(found)
             pairs = [(y, vote(kind, y.detach(), generator)) for kind, y in zip(kinds, found, strict=False)]
             live = [(y, vote) for y, vote in pairs if vote is not None and y.requires_grad]
             if live:
@@ -130,7 +130,7 @@ def measure(
     return {name: sums[name].stats(done) for name in weights if name in sums and sums[name].positions}
 
 
-def _called(module: nn.Module, batch: Inputs) -> tuple[Tensor, ...]:
+def called(module: nn.Module, batch: Inputs) -> tuple[Tensor, ...]:
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
     def tensor(array: NDArray[np.generic]) -> Tensor:
@@ -272,7 +272,7 @@ class _Sums:
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:
@@ -282,7 +282,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _scores(found: Sequence[Tensor]) -> list[Output]:
+def scores(found: Sequence[Tensor]) -> list[Output]:
     """What the output of a classifier is."""
     y = found[0]
     if len(found) != 1 or y.ndim < 2 or not y.is_floating_point() or y.flatten(1).shape[1] < 2:

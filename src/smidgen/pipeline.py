@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,16 @@ from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.arrange import arranged, bias_names
-from smidgen.budget import Budget, Fidelity, Outcome, Point, search
+from smidgen.budget import CLOSE, Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
 from smidgen.errors import ModelError
-from smidgen.examples import Examples, batches, by_shape, inputs_of
+from smidgen.examples import Examples, Item, batches, by_shape, inputs_of
 from smidgen.file import SMALLEST, write
 from smidgen.measure import measure, need
 from smidgen.methods import Method, Quantize, Squeeze
 from smidgen.network import Network
 from smidgen.plan import Plan
+from smidgen.refine import targets
 from smidgen.repair import Lesson, repair
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
@@ -47,6 +49,12 @@ Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 BATCH = 10
 PROBED = 64
 FIRST_RATE = 1e-7
+REFINED = 250
+"""Pictures that targets are found with, at most; more would take longer than they are worth."""
+
+TRIES, STEEP = 3, 10.0
+"""Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
+
 AFTER_REPAIR = 0.92
 """Part of the smallest file that lost little enough, from which distillation tries to win back what is lost."""
 
@@ -263,6 +271,7 @@ def squeeze_to_budget(
     squeezer = Squeezer(original, stats, settings.codecs, biases, harm)
     run = _Run(outcome, squeezer, reference, reporter)
     search(outcome, run.attempt, FIRST_RATE, _count(original, stats))
+    run.refine(examples.calibration[:REFINED], settings.seed)
     if settings.epochs and not outcome.budget.over:
         lesson = Lesson(
             examples.calibration,
@@ -287,13 +296,42 @@ class _Run:
 
     def attempt(self, rate: float) -> Point:
         """The file for a rate, judged."""
-        return self._judged(*self.squeezer(rate), rate, repaired=False)
+        return self._judged(*self.squeezer(rate), rate)
 
-    def _judged(self, archive: Archive, size: int, rate: float, repaired: bool) -> Point:
-        point = Point(rate, size, self.reference.fidelity(archive), repaired)
+    def _judged(self, archive: Archive, size: int, rate: float, repaired: bool = False, refined: bool = False) -> Point:
+        point = Point(rate, size, self.reference.fidelity(archive), repaired, refined)
         self.outcome.add(archive, point)  # first, so that what was said is kept
         self.reporter.say(describe(point))
         return point
+
+    def refine(self, items: Sequence[Item], seed: int) -> None:
+        """Squeezes again, with targets for the inputs of the best file, where a size is asked for."""
+        best, archive, budget = self.outcome.best, self.outcome.archive, self.outcome.budget
+        if budget.size is None or budget.over or not best or not archive or not self.outcome.reached:
+            return
+        original = self.squeezer.original
+        inputs = batches(items, original, BATCH // 2)  # two networks at once
+        with self.reporter.progress(len(items), "refining") as advance:
+            found = targets(
+                Network(original),
+                Network(archive),
+                takewhile(lambda _: not budget.over, inputs),
+                set(self.squeezer.stats),
+                seed,
+                advance,
+                self.reference.outputs,
+            )
+        # the other codes stay, since the targets make up for their errors
+        squeezer = replace(self.squeezer, original=replace(archive, tensors={**archive.tensors, **found}))
+        rate, aim = best.nats_per_bit, budget.size - budget.margin
+        for _ in range(TRIES if found else 0):
+            if self.outcome.budget.over:
+                return
+            refined, size = squeezer(rate)
+            if size <= aim:
+                self._judged(refined, size, rate, refined=True)
+                return
+            rate *= (size / aim) ** STEEP * (1 + CLOSE)
 
     def repair(self, lesson: Lesson) -> None:
         """Distils the original into the best file of the search, and adds what comes out of each epoch.
@@ -455,4 +493,4 @@ def describe(point: Point) -> str:
     if point.fidelity:
         line += f": {point.fidelity.described}"
         line += f", top-1 drop {point.fidelity.drop:.2f} points" if point.fidelity.measure == "top-1" else ""
-    return line + (" (repaired)" if point.repaired else "")
+    return line + (" (repaired)" if point.repaired else " (refined)" if point.refined else "")

@@ -28,6 +28,7 @@ class Use:
         swapped: whether the weight is kept with its inputs first.
         geometry: of a convolution: kernel, stride, padding (pairs), dilation, groups.
         gradient: of the output, once it is known.
+        output: without a gradient, where it is asked for.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Use:
     swapped: bool = False
     geometry: Mapping[str, Any] | None = None
     gradient: Tensor | None = None
+    output: Tensor | None = None
 
     def patches(self) -> Tensor:
         """The inputs that each output position sees: shape (n, groups, positions, inputs of a group)."""
@@ -96,17 +98,23 @@ def _sequence(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def watched(module: nn.Module) -> Iterator[list[Use]]:
+def watched(module: nn.Module, kept: bool = False, replayed: Sequence[Use] = ()) -> Iterator[list[Use]]:
     """While this is open, every use of a weight of ``module`` is put into the list that it gives.
 
     The gradients of the outputs come with the backward pass; the weights themselves are given none.
+
+    Args:
+        module: to watch.
+        kept: whether the uses hold their outputs.
+        replayed: uses of an earlier run, in order; where one of them holds an output, that is given in place of the
+            module's own.
     """
     names = {id(parameter): name for name, parameter in named_weights(module)}
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
         for parameter in wanted:
             parameter.requires_grad_(False)
-        with torch.enable_grad(), _Watch(names) as watch:
+        with torch.enable_grad(), _Watch(names, kept, replayed) as watch:
             yield watch.uses
     finally:
         for parameter in wanted:
@@ -120,9 +128,9 @@ def named_weights(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 class _Watch(TorchFunctionMode):
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], kept: bool, replayed: Sequence[Use]) -> None:
         super().__init__()
-        self.names = dict(names)
+        self.names, self.kept, self.replayed = dict(names), kept, iter(replayed)
         self.sums: dict[str, Tensor] = {}
         self.uses: list[Use] = []
         self.anchor = torch.zeros((), requires_grad=True)
@@ -144,6 +152,11 @@ class _Watch(TorchFunctionMode):
         if use is None:
             return output
         self.uses.append(use)
+        before = next(self.replayed, None)
+        if before and before.output is not None and (before.name, before.output.shape) == (use.name, output.shape):
+            output = before.output
+        if self.kept:
+            use.output = output.detach()
         output = output + self.anchor  # so that there is a gradient, though no parameter asks for one
         output.register_hook(lambda gradient: setattr(use, "gradient", gradient))  # type: ignore[no-untyped-call]
         return output
