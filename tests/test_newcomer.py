@@ -1,0 +1,133 @@
+"""What somebody met who used smidgen for the first time, with nothing but the README."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from torch import Tensor, nn
+
+import smidgen
+from smidgen.archive import Archive, Preprocessing
+from smidgen.budget import Budget, Outcome, Point, search
+from smidgen.cli import cli
+from smidgen.errors import ModelError
+from smidgen.examples import batches, examples_from, inputs_of
+from smidgen.read import from_module, read_model
+
+
+class Deciding(nn.Module):
+    """Its code looks at numbers, which a graph cannot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) if x.sum().item() > 0 else 2 * self.layer(x)
+
+
+def test_a_graph_that_does_not_answer_as_its_module_is_refused() -> None:
+    with pytest.raises(ModelError, match="does not answer as the module does") as caught:
+        smidgen.compress(Deciding(), plan="lossless", input_shape=(5,))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_length_that_tracing_fixed_is_refused_with_a_way_out() -> None:
+    class Fixed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(1, int(x.shape[1]) * 4, -1).sum(2) if int(x.shape[1]) else x
+
+    examples = [(torch.randn(1, n, 8),) for n in (3, 5)]
+    with pytest.raises(ModelError, match="dynamo=True"):
+        from_module(Fixed(), examples=examples)
+
+
+def test_a_size_far_above_the_network_gives_the_finest_file() -> None:
+    outcome = Outcome(Budget(size=10_000_000))
+    tried = []
+
+    def attempt(rate: float) -> Point:
+        tried.append(rate)
+        return outcome.add(Archive(b"", {}), Point(rate, 900))
+
+    search(outcome, attempt, 1e-7, weights=1000)
+    assert outcome.reached
+    assert len(tried) <= 5
+
+
+def test_a_program_keeps_its_free_sizes(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    free = torch.export.Dim("n", min=2, max=99)
+    program = torch.export.export(module, (torch.randn(3, 6),), dynamic_shapes=({0: free},))
+    torch.export.save(program, tmp_path / "net.pt2")
+    assert inputs_of(read_model(str(tmp_path / "net.pt2")))[0].shape == (None, 6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Pictures, and a classifier of fixed batch as ONNX."""
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), np.uint8)).save(f"photos/{number}.png")
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    model = from_module(module, (3, 12, 12)).onnx()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, "fixed.onnx")
+    return tmp_path
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, arguments)
+    return result.exit_code, result.output + str(result.exception or "")
+
+
+def test_a_fixed_batch_and_evaluation_with_what_the_file_knows(folder: Path) -> None:
+    status, said = run("compress", "fixed.onnx", "--data", "photos", "--size", "900", "-o", "x.smidgen")
+    assert status == 0, said
+    assert "preprocessing: " in said
+    status, said = run("evaluate", "fixed.onnx", "x.smidgen", "--data", "photos")
+    assert status == 0, said
+
+
+def test_bytes_of_onnx_count_what_lies_beside(folder: Path) -> None:
+    onnx.save(onnx.load("fixed.onnx"), "big.onnx", save_as_external_data=True, location="big.data", size_threshold=0)
+    whole = Path("big.onnx").stat().st_size + Path("big.data").stat().st_size
+    status, said = run("evaluate", "big.onnx", "--data", "photos", "--preprocessing", "unit")
+    assert status == 0, said
+    assert f"{whole:,}" in said
+
+
+def test_attributes_count_from_python_too() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    module.preprocessing = Preprocessing(8, 8)  # type: ignore[assignment]
+    assert smidgen.compress(module, plan="lossless").preprocessing == Preprocessing(8, 8)
+    words = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+    words.example_inputs = (torch.zeros(1, 3, dtype=torch.int64),)  # type: ignore[assignment]
+    assert smidgen.compress(words, plan="lossless").tensors["0.weight"].shape == (9, 4)
+
+
+def test_a_single_array_goes_to_the_single_input() -> None:
+    archive = from_module(nn.Linear(6, 2), (6,))
+    examples = examples_from([{"whatever": np.ones((3, 6), np.float32)}], archive, 10, 0)
+    assert [batch["image"].shape for batch in batches(examples.calibration, archive, 10)] == [(3, 6)]
+
+
+def test_weights_alone_are_no_network(folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a.weight": torch.randn(8, 9)}, "w.safetensors")
+    assert run("compress", "w.safetensors", "--plan", "int8", "-o", "w.smidgen")[0] == 0
+    status, said = run("export", "w.smidgen", "--to", "onnx", "-o", "w.onnx")
+    assert (status, Path("w.onnx").exists()) == (1, False)
+    assert "holds only weights" in said
