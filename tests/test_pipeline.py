@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +227,21 @@ def test_what_cannot_be_squeezed(examples: Examples) -> None:
         squeeze_to_budget(from_module(nn.ReLU(), (3, 12, 10), PREPROCESSING), examples, Outcome(Budget(size=1)))
     with pytest.raises(ModelError, match="preprocessing"):
         squeeze_to_budget(from_module(Net(), (3, 12, 10)), examples, Outcome(Budget(size=1)))
+
+
+def test_large_examples_are_measured_fewer_at_once(examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def noting(network: Network, given: Iterator[dict[str, np.ndarray]], *others: Any) -> dict[str, Any]:
+        kept = list(given)
+        sizes.append(max(len(array) for batch in kept for array in batch.values()))
+        return measure(network, kept, *others)
+
+    monkeypatch.setattr(pipeline, "measure", noting)
+    for kept in (1, pipeline.KEPT):
+        monkeypatch.setattr(pipeline, "KEPT", kept)
+        pipeline.measured(model(), examples)
+    assert sizes == [1, 1, 1, pipeline.BATCH]  # the first of each two tries two pictures for their time
 
 
 def test_user_is_told(examples: Examples) -> None:

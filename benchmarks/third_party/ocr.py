@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,12 @@ PARTS = {
 """The three networks, and what each of their files may take: about as many bits a weight for all."""
 
 JUDGED, TOGETHER = 100, 4
-LINES, PAGES, WINDOWS = 480, 30, 2
+LINES, PAGES, WINDOWS = 144, 24, 2
 """Lines and pages to calibrate on, and parts of each page for the detector."""
 
-WINDOW = 320, 480
+WINDOW = 256, 320
+"""Multiples of 32, as the package makes them."""
+
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSerif-Italic", "DejaVuSansMono", "STIXGeneral")
 
 
@@ -70,11 +73,9 @@ def calibration(ocr: object, rng: np.random.Generator) -> dict[str, list[dict[st
     seen["cls"].network, ocr.text_cls.infer = ocr.text_cls.infer, seen["cls"]
     seen["rec"].network, ocr.text_rec.session = ocr.text_rec.session, seen["rec"]
     sentences = [shortened(sentence) for sentence in texts.found(LINES)]
-    at = 0
-    for _ in range(PAGES):
-        count = int(rng.integers(1, 2 * LINES // PAGES - 1))
-        ocr(picture(sentences[at : at + count], rng))
-        at += count
+    ends = sorted(rng.choice(np.arange(1, LINES), PAGES - 1, replace=False))
+    for start, end in pairwise([0, *ends, LINES]):
+        ocr(picture(sentences[start:end], rng))
     found = {part: [each for inputs in recorder.inputs for each in singles(inputs)] for part, recorder in seen.items()}
     found["cls"] += [np.ascontiguousarray(each[:, :, ::-1, ::-1]) for each in found["cls"]]
     found["det"] = [window(each, rng) for each in found["det"] for _ in range(WINDOWS)]

@@ -47,6 +47,9 @@ __all__ = [
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 BATCH = 10
+KEPT = 2_000_000_000
+"""Bytes that the examples measured at once may need by ``need``, about twice what they keep; of large ones fewer."""
+
 PROBED = 64
 FIRST_RATE = 1e-7
 REFINED = 250
@@ -411,7 +414,8 @@ def measured(
     for operator in network.foreign:
         reporter.say(f"{operator} is run by ONNX Runtime; what matters only through it cannot be measured")
     first = [next(batches([item], original, 1)) for item in examples.calibration[:2]]
-    wanted = need(network, first[0], BATCH)
+    together = _together(network, next(batches([max(examples.calibration, key=_numbers)], original, 1)))
+    wanted = need(network, first[0], together)
     if not wanted.weights:
         raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
     count = len(examples.calibration)
@@ -428,7 +432,7 @@ def measured(
     )
     with reporter.progress(count, "measuring") as advance:
         chosen = by_shape(examples.calibration[:count])
-        stats = measure(network, batches(chosen, original, BATCH), seed, advance, outputs)
+        stats = measure(network, batches(chosen, original, together), seed, advance, outputs)
     if all(known.sensitivity < 1e-18 for known in stats.values()):
         raise ModelError(
             "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
@@ -436,6 +440,17 @@ def measured(
     found = {name: known for name, known in stats.items() if known.sensitivity > 0}
     _tell_what_is_kept(original, found, stats, reporter)
     return found
+
+
+def _together(network: Network, largest: Mapping[str, NDArray[Any]]) -> int:
+    """How many examples are measured at once, as what these keep is most of the memory if they are large."""
+    one, two = (need(network, largest, count).bytes for count in (1, 2))
+    return max(1, min(BATCH, KEPT // max(1, two - one)))
+
+
+def _numbers(item: Item) -> int:
+    """How large an example is; pictures all become equally large."""
+    return sum(array.size for array in item.values()) if isinstance(item, Mapping) else 0
 
 
 def _tell_what_is_kept(
