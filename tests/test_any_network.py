@@ -297,21 +297,33 @@ def test_an_onnx_file_goes_in_by_its_name(speech: Path) -> None:
     )
 
 
-def test_preprocessing_is_found_by_how_sure_the_network_is() -> None:
-    """A network that answers by brightness, and is made for numbers of -1 to 1."""
-    from smidgen.preprocess import detected
+def test_preprocessing_by_name() -> None:
+    from smidgen.preprocess import PRESETS, with_preprocessing
+    from smidgen.run.pictures import prepare
 
-    module = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
-    with torch.no_grad():
-        module[2].weight.copy_(torch.tensor([[9.0, 9, 9], [-9, -9, -9], [0, 0, 0], [0, 0, 0]]))
-        module[2].bias.zero_()
-    archive = from_module(module, (3, 8, 8))
-    pictures = [np.full((8, 8, 3), level, np.uint8) for level in (0, 255, 10, 240)]
-    lines: list[str] = []
-    found = detected(archive, pictures, lines.append)
-    assert found.preprocessing
-    assert lines[0].startswith("preprocessing: ")
-    assert "say --preprocessing" in lines[0]
+    archive = from_module(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 8, 6))
+    white = np.full((4, 4, 3), 255, np.uint8)
+    ends = {}
+    for name in PRESETS:
+        found = with_preprocessing(archive, name).preprocessing
+        assert found
+        assert (found.height, found.width) == (8, 6)
+        ends[name] = [round(float(v), 2) for v in prepare(white, found)[:, 0, 0]]
+    assert ends["symmetric"] == ends["unit"] == [1, 1, 1]
+    assert ends["bytes"] == [255, 255, 255]
+    assert ends["caffe"] == [151.06, 138.22, 131.32], "blue first"
+    assert ends["imagenet"] == [2.25, 2.43, 2.64]
+    for wrong, message in (("imagenet:9x6", "8 x 6"), ("imagnet", "is none of imagenet"), ("unit:8", "is none of")):
+        with pytest.raises(InputError, match=message):
+            with_preprocessing(archive, wrong)
+    with pytest.raises(ModelError, match="does not take pictures"):
+        with_preprocessing(reader(), "unit")
+
+
+def test_pictures_of_unknown_preprocessing_are_refused_and_the_presets_named() -> None:
+    archive = from_module(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (3, 2, 2))
+    with pytest.raises(ModelError, match="say --preprocessing imagenet"):
+        list(batches([np.zeros((4, 4, 3), np.uint8)], archive, 4))
 
 
 def test_outputs_are_told_by_what_they_are() -> None:

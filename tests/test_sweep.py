@@ -33,7 +33,7 @@ from smidgen.tradeoff import Result, Row, Target, Work, front, open_rows
 SWEEP = ("sweep", "nets:small", "--data", "photos", "--jobs", "1")
 FEW = ("--size", "3KB", "--size", "5KB", "--max-drop", "30", "--plan", "int8")
 FOUR = ["size-3000-seed-0", "size-5000-seed-0", "drop-30.0-seed-0", "plan-int8-seed-0"]
-WORK = Work("nets:small", "photos", 2000, 0, "w", "c", "0.1.0")
+WORK = Work("nets:small", "photos", 2000, 0, weights="w", contents="c", smidgen="0.1.0")
 
 
 @pytest.fixture(scope="module")

@@ -219,8 +219,8 @@ def batches(items: Sequence[Item], archive: Archive, size: int) -> Iterator[dict
             continue
         if archive.preprocessing is None or len(inputs) != 1 or len(inputs[0].shape) != 4:
             raise ModelError(
-                "it is not known how pictures become the network's input; give the module an attribute `preprocessing` "
-                "(a smidgen.archive.Preprocessing), or --preprocessing"
+                "it is not known how pictures become the network's input: say --preprocessing imagenet (or caffe, "
+                "symmetric, unit, bytes), or give the module an attribute `preprocessing`, a smidgen.Preprocessing"
             )
         pixels = [p if isinstance(p, np.ndarray) else open_picture(p) for p in group]  # type: ignore[arg-type]
         yield {inputs[0].name: np.stack([prepare(p, archive.preprocessing) for p in pixels]).astype(inputs[0].dtype)}

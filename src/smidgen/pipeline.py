@@ -181,10 +181,10 @@ class Settings:
 
     Args:
         seed: of every draw; the same seed gives the same bytes.
-        outputs: what the first output is, of ``smidgen.run.outputs.KINDS``; None to find out.
         codecs: what the file is written with.
         epochs: of distillation; 0 for none.
         checkpoint: where distillation keeps its state, to go on after a kill; None to keep none.
+        outputs: what the first output is, of ``smidgen.run.outputs.KINDS``; None to find out.
     """
 
     seed: int = 0

@@ -1,30 +1,26 @@
-"""How pictures become the input of a network that does not say so itself: named by the user, or found by trying."""
+"""How pictures become the input of a network that does not say so itself."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import numpy as np
 
 from smidgen.archive import Archive, Preprocessing
 from smidgen.errors import InputError, ModelError
-from smidgen.examples import Item, batches, inputs_of
-from smidgen.run.outputs import log_probabilities, outputs_of
-from smidgen.run.session import Engine
+from smidgen.examples import inputs_of
 
-__all__ = ["PRESETS", "detected", "with_preprocessing"]
+__all__ = ["PRESETS", "with_preprocessing"]
 
-PRESETS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float]]] = {
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "symmetric": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-    "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
-    "bytes": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+PRESETS: dict[str, tuple[str, tuple[float, float, float], tuple[float, float, float]]] = {
+    "imagenet": ("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "caffe": ("BGR", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    "symmetric": ("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "unit": ("RGB", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
+    "bytes": ("RGB", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
-"""Mean and deviation on the scale of 0 to 255: as most PyTorch networks want it, -1 to 1, 0 to 1, and 0 to 255."""
+"""Order of channels, mean and deviation on the scale of 0 to 255: as most PyTorch networks want it, as older ones do,
+-1 to 1, 0 to 1, and 0 to 255."""
 
-TRIED = 64
 DEFAULT_SIDE = 224
 
 
@@ -47,39 +43,7 @@ def with_preprocessing(archive: Archive, text: str | None) -> Archive:
     if not found or found[1] not in PRESETS:
         raise InputError(f"preprocessing {text!r} is none of {', '.join(PRESETS)}, with or without a size (:224x224)")
     height, width = _size(archive, (int(found[2]), int(found[3])) if found[2] else None)
-    mean, std = PRESETS[found[1]]
-    return replace(archive, preprocessing=Preprocessing(height, width, "RGB", mean, std))
-
-
-def detected(archive: Archive, pictures: Sequence[Item], say: Callable[[str], None]) -> Archive:
-    """The archive with the preset that makes its network surest of what it sees; networks are unsure of odd numbers.
-
-    Args:
-        archive: of a classifier of pictures.
-        pictures: some that it should know.
-        say: is told which one was taken.
-
-    Raises:
-        ModelError: the network does not take pictures, or is no classifier.
-    """
-    doubt, model = {}, archive.onnx()
-    engine = Engine(model)
-    for name in PRESETS:
-        tried = with_preprocessing(archive, name)
-        answers = [engine(batch) for batch in batches(pictures[:TRIED], tried, 8)]
-        output = outputs_of(model, answers[0], bool(archive.labels))[0]
-        if output.kind not in ("scores", "probabilities"):
-            raise ModelError(
-                f"how pictures become the input cannot be found out; say --preprocessing {'|'.join(PRESETS)}"
-            )
-        logs = np.concatenate([log_probabilities(output, answer[0]) for answer in answers])
-        doubt[name] = float(-(np.exp(logs) * logs).sum(2).mean())
-    best, next_best = sorted(doubt, key=lambda name: doubt[name])[:2]
-    say(
-        f"preprocessing: {best}, by how sure the network is (entropy {doubt[best]:.2f} nats, {next_best} "
-        f"{doubt[next_best]:.2f}); say --preprocessing if that is wrong"
-    )
-    return with_preprocessing(archive, best)
+    return replace(archive, preprocessing=Preprocessing(height, width, *PRESETS[found[1]]))
 
 
 def _size(archive: Archive, given: tuple[int, int] | None) -> tuple[int, int]:

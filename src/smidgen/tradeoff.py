@@ -88,9 +88,11 @@ class Work:
 
     Args:
         model: its name, see ``read_model``.
-        data: the folder of pictures.
+        data: the folder of pictures, or an ``.npz`` file, or a folder of those.
         pictures: how many to calibrate on at most.
         finetune: epochs of distillation.
+        preprocessing: how pictures become the input, where the model does not say.
+        outputs: what the first output is, if the user says so.
         weights: digest of the model.
         contents: digest of the names and sizes of the files in ``data``.
         smidgen: the version.
@@ -100,12 +102,14 @@ class Work:
     data: str
     pictures: int
     finetune: int
-    weights: str
-    contents: str
-    smidgen: str
+    preprocessing: str | None = None
+    outputs: str | None = None
+    weights: str = ""
+    contents: str = ""
+    smidgen: str = ""
 
     @property
-    def key(self) -> dict[str, str | int]:
+    def key(self) -> dict[str, str | int | None]:
         """What must be equal. The folder's place does not matter, only what is in it."""
         key = asdict(self)
         del key["data"]
@@ -169,6 +173,8 @@ def sweep(
     seeds: Sequence[int] = (0,),
     finetune: int = 0,
     pictures: int = 2000,
+    preprocessing: str | None = None,
+    outputs: str | None = None,
     jobs: int = -1,
     scheduler: str | None = None,
     reporter: Reporter | None = None,
@@ -181,7 +187,7 @@ def sweep(
 
     Args:
         model: as for the command line: ``squeezenet1_1``, an ONNX file, ``package.module:function``.
-        data: a folder of pictures.
+        data: a folder of pictures, an ``.npz`` file, or a folder of those.
         output: a folder, made if there is none.
         sizes: bytes that a file must not exceed, one for each point.
         max_drops: points of accuracy that may be lost, one for each point.
@@ -189,6 +195,8 @@ def sweep(
         seeds: each target is tried with each of them.
         finetune: epochs of distillation, where there is no plan.
         pictures: how many to calibrate on at most.
+        preprocessing: how pictures become the input, where the model does not say, see ``smidgen.preprocess``.
+        outputs: what the first output is, see ``smidgen.run.outputs``; None to find out.
         jobs: processes on this machine; -1 for one for each core.
         scheduler: address of a Dask scheduler whose workers do the work instead.
         reporter: is told what happens.
@@ -212,11 +220,12 @@ def sweep(
         ('plan-lossless-seed-0.smidgen', 0.0, True)
     """
     from smidgen.pipeline import Reporter
+    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
     reporter, data, output = reporter or Reporter(), Path(data).absolute(), Path(output)
-    loaded = read_model(model)
-    work = _described(loaded, model, data, pictures, finetune)
+    loaded = with_preprocessing(read_model(model), preprocessing)
+    work = _described(loaded, Work(model, str(data), pictures, finetune, preprocessing, outputs))
     if output.absolute().resolve().is_relative_to(data.resolve()):
         raise InputError(f"{output}: lies in the folder of pictures; give another -o, or its plot would be one of them")
     if not (sizes or max_drops or plans):
@@ -284,9 +293,10 @@ def solve(
     with _one_thread():
         if target.plan is not None:
             archive = compress_by_plan(model, Plan.parse(target.steps, target.plan))
-            return write(archive), Reference(model, examples).fidelity(archive)
+            return write(archive), Reference(model, examples, work.outputs).fidelity(archive)
         outcome = Outcome(Budget(target.size, target.max_drop))
-        squeeze_to_budget(model, examples, outcome, Settings(target.seed, epochs=work.finetune), stats=stats)
+        settings = Settings(target.seed, epochs=work.finetune, outputs=work.outputs)
+        squeeze_to_budget(model, examples, outcome, settings, stats=stats)
     if not outcome.reached:
         raise InputError(outcome.verdict())
     assert outcome.archive
@@ -303,38 +313,39 @@ def statistics(work: Work, seed: int) -> dict[str, Stats]:
     with _one_thread():
         model, examples = _read(work, seed)
         model = arranged(model)
-        return measured(model, examples, seed, outputs=Reference(model, examples).outputs)
+        return measured(model, examples, seed, outputs=Reference(model, examples, work.outputs).outputs)
 
 
 def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
     """The model and the pictures, after a check that they are those of the process that was started."""
     from smidgen.examples import examples_in
-    from smidgen.preprocess import detected
+    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
-    model, data = read_model(work.model), Path(work.data)
-    if _described(model, work.model, data, work.pictures, work.finetune) != work:
+    model, data = with_preprocessing(read_model(work.model), work.preprocessing), Path(work.data)
+    if _described(model, work) != work:
         raise InputError(
             f"{platform.node()}: {work.model}, {data} or smidgen are not what they were when the sweep started; make "
             "them the same for all workers, and let a function that draws weights set its seed"
         )
-    examples = examples_in(data, model, work.pictures, seed)
-    if examples.what == "pictures" and model.preprocessing is None:
-        model = detected(model, examples.calibration, lambda line: None)
-    return model, examples
+    return model, examples_in(data, model, work.pictures, seed)
 
 
-def _described(model: Archive, name: str, data: Path, pictures: int, finetune: int) -> Work:
+def _described(model: Archive, work: Work) -> Work:
+    """The work with what is found where it is done."""
     from smidgen.examples import files_in
 
     weights = hashlib.sha256(model.graph + repr((model.preprocessing, model.labels)).encode())
     for key, array in model.weights().items():
         weights.update(f"{key} {array.dtype} {array.shape}".encode())
         weights.update(np.ascontiguousarray(array).tobytes())
-    found = [f"{path.name} {path.stat().st_size}" for path in files_in(data)]
+    found = [f"{path.name} {path.stat().st_size}" for path in files_in(Path(work.data))]
     contents = hashlib.sha256("\n".join(found).encode())
-    return Work(
-        name, str(data), pictures, finetune, weights.hexdigest()[:32], contents.hexdigest()[:32], version("smidgen")
+    return replace(
+        work,
+        weights=weights.hexdigest()[:32],
+        contents=contents.hexdigest()[:32],
+        smidgen=version("smidgen"),
     )
 
 

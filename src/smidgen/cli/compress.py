@@ -141,7 +141,7 @@ def _by_limit(
     from smidgen.examples import examples_in
     from smidgen.file import codecs_named
     from smidgen.pipeline import Reporter, Settings, squeeze_to_budget
-    from smidgen.preprocess import detected, with_preprocessing
+    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
     data, preprocessing, outputs = given
@@ -164,8 +164,6 @@ def _by_limit(
 
     loaded = with_preprocessing(read_model(model), preprocessing)
     examples = examples_in(data, loaded, pictures, seed)
-    if examples.what == "pictures" and loaded.preprocessing is None:
-        loaded = detected(loaded, examples.calibration, lambda line: click.echo(line, err=True))
     outcome = Outcome(budget, on_better=keep)
     settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"), outputs)
     reporter, interrupted = Reporter(progress, lambda line: click.echo(line, err=True)), False

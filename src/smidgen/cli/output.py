@@ -13,9 +13,8 @@ __all__ = ["echo_json", "echo_table", "json_option", "outputs_option", "preproce
 
 preprocessing_option = click.option(
     "--preprocessing",
-    help="How pictures become the input, where the model does not say: imagenet, symmetric, unit or bytes, and a size "
-    "where the model takes any: imagenet:224x224. Left out, compress takes the one that makes the network surest, and "
-    "names it; evaluate takes that of another file.",
+    help="How pictures become the input, where the model does not say: imagenet, caffe, symmetric, unit or bytes, and "
+    "a size where the model takes any: imagenet:224x224.",
 )
 outputs_option = click.option(
     "--outputs",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option, progress
+from smidgen.cli.output import echo_json, echo_table, json_option, outputs_option, preprocessing_option, progress
 
 if TYPE_CHECKING:
     from smidgen.tradeoff import Row
@@ -22,8 +22,10 @@ __all__ = ["sweep"]
     "--data",
     required=True,
     type=click.Path(path_type=Path),
-    help="A folder of pictures, without or with class sub-folders.",
+    help="A folder of pictures, without or with class sub-folders; or an .npz file of inputs, or a folder of those.",
 )
+@preprocessing_option
+@outputs_option
 @click.option("--size", "sizes", multiple=True, help="Bytes that a file must not exceed, as in 400KB. Repeatable.")
 @click.option("--max-drop", "max_drops", multiple=True, type=float, help="Points that may be lost. Repeatable.")
 @click.option("--plan", "plans", multiple=True, help="A TOML file, or a plan that ships with smidgen. Repeatable.")
@@ -49,6 +51,8 @@ __all__ = ["sweep"]
 def sweep(
     model: str,
     data: Path,
+    preprocessing: str | None,
+    outputs: str | None,
     sizes: tuple[str, ...],
     max_drops: tuple[float, ...],
     plans: tuple[str, ...],
@@ -92,6 +96,8 @@ def sweep(
             seeds=seeds,
             finetune=finetune,
             pictures=pictures,
+            preprocessing=preprocessing,
+            outputs=outputs,
             jobs=jobs or -1,
             scheduler=scheduler,
             reporter=reporter,
