@@ -38,6 +38,14 @@ def test_a_graph_that_does_not_answer_as_its_module_is_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_module_that_draws_numbers_is_not_compared() -> None:
+    class Drawing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    assert from_module(Drawing(), (5,)).graph
+
+
 def test_a_length_that_tracing_fixed_is_refused_with_a_way_out() -> None:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -121,34 +121,29 @@ class _Flat(nn.Module):
 
 
 def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
-    """The graph with a free number of examples, if it then answers two at once as it answers each alone."""
-    proto = _export(module, examples, batched=True)
-    twice = {name: torch.cat([tensor, tensor]) for name, tensor in examples[0].items() if tensor.ndim}
-    single = {name: tensor for name, tensor in examples[0].items() if not tensor.ndim}
-    try:
-        with torch.no_grad():
-            _Flat(module, list(examples[0]))(*({**twice, **single}[name] for name in examples[0]))
-    except Exception:  # the user's code
-        return _export(module, examples, batched=False)
-    same = _differs(module, proto, {name: {**twice, **single}[name] for name in examples[0]}) is None
-    return proto if same else _export(module, examples, batched=False)
+    """The graph with a free number of examples, if it then answers two at once as the module does."""
+    twice = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in examples[0].items()}
+    if _answers(module, twice) is not None:
+        proto = _export(module, examples, batched=True)
+        if _difference(module, _engine(proto), twice) is None:
+            return proto
+    return _export(module, examples, batched=False)
 
 
 def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
-    """Runs module and graph on the examples, and on noise where that can be.
+    """Runs module and graph on the examples, and on noise of both signs where all inputs are floats.
 
     Raises:
         ModelError: they do not answer alike.
     """
-    generator = torch.Generator().manual_seed(0)
-    floats = [example for example in examples[:1] if all(tensor.is_floating_point() for tensor in example.values())]
-    noise = [
-        {name: sign * (torch.rand(tensor.shape, generator=generator) + 0.1) for name, tensor in example.items()}
-        for example in floats
-        for sign in (1, -1)
-    ]
+    generator, noise, engine = torch.Generator().manual_seed(0), [], _engine(proto)
+    if all(tensor.is_floating_point() for tensor in examples[0].values()):
+        noise = [
+            {name: sign * (torch.rand(tensor.shape, generator=generator) + 0.1) for name, tensor in examples[0].items()}
+            for sign in (1, -1)
+        ]
     for inputs in (*examples[:4], *noise):
-        why = _differs(module, proto, inputs)
+        why = _difference(module, engine, inputs)
         if why is not None:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
             raise ModelError(
@@ -157,23 +152,46 @@ def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tenso
             )
 
 
-def _differs(module: nn.Module, proto: Any, inputs: dict[str, torch.Tensor]) -> str | None:
-    """How the graph fails to answer as the module, or None."""
+def _engine(proto: Any) -> Engine | str:
+    """The graph ready to run, or why it cannot."""
+    try:
+        return Engine(proto)
+    except ModelError as error:
+        return str(error)
+
+
+def _answers(module: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
+    """What the module answers; None if it does not take such inputs."""
     try:
         with torch.no_grad():
-            wanted = _Flat(module, list(inputs))(*inputs.values())
-    except Exception:  # the user's code; what it does not take says nothing about the graph
+            found = _Flat(module, list(inputs))(*inputs.values())
+    except Exception:  # the user's code
         return None
-    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def _difference(module: nn.Module, engine: Engine | str, inputs: dict[str, torch.Tensor]) -> str | None:
+    """How the graph fails to answer as the module; None if it does not, or the module takes no such inputs."""
+    wanted, again = _answers(module, inputs), _answers(module, inputs)
+    if wanted is None or again is None or any(_apart(*pair) for pair in zip(wanted, again, strict=True)):
+        return None  # what draws numbers of its own cannot be compared
+    if isinstance(engine, str):
+        return engine
     try:
-        found = Engine(proto)({name: tensor.numpy() for name, tensor in inputs.items()})
+        found = engine({name: tensor.numpy() for name, tensor in inputs.items()})
     except (ModelError, InputError) as error:
-        return None if "not finite" in str(error) else str(error)[:120]
-    for one, two in zip(wanted, found, strict=True):
-        scale = float(one.abs().max()) if one.is_floating_point() and one.numel() else 0.0
-        if one.shape != two.shape or not np.allclose(one.numpy(), two, rtol=1e-2, atol=1e-3 * scale + 1e-6):
-            return "other numbers" if one.shape == two.shape else f"{two.shape} in place of {tuple(one.shape)}"
-    return None
+        return None if any(not bool(torch.isfinite(y).all()) for y in wanted) else str(error)[:120]
+    reasons = [_apart(one, torch.from_numpy(two)) for one, two in zip(wanted, found, strict=True)]
+    return next((reason for reason in reasons if reason), None)
+
+
+def _apart(one: torch.Tensor, two: torch.Tensor) -> str | None:
+    """How two answers differ by more than rounding."""
+    if one.shape != two.shape:
+        return f"{tuple(two.shape)} in place of {tuple(one.shape)}"
+    scale = float(one.abs().max()) if one.is_floating_point() and one.numel() else 0.0
+    same = np.allclose(one.numpy(), two.numpy(), rtol=1e-2, atol=1e-3 * scale + 1e-6, equal_nan=True)
+    return None if same else "other numbers"
 
 
 def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched: bool) -> Any:

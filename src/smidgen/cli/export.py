@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,6 @@ from smidgen.cli.output import echo_json, json_option, preprocessing_option, pro
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
-    from smidgen.run.session import Engine
 
 __all__ = ["export"]
 
@@ -84,6 +82,7 @@ def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes,
     from smidgen.examples import batches as stacked
     from smidgen.run.int8 import quantize
     from smidgen.run.session import Engine
+    from smidgen.run.timing import interleaved
 
     if not output.absolute().parent.is_dir():  # before the work, not after it
         raise InputError(f"{output}: cannot be written: there is no folder {output.parent}")
@@ -100,15 +99,9 @@ def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes,
     engines = [Engine(onnx.load_from_string(content), 1), Engine(model, 1)]
     (batch,) = stacked(items[:1], archive, 1)
     # the fastest of interleaved runs, since what else the machine does can only add to them
-    rounds = [[_milliseconds(engine, batch) for engine in engines] for _ in range(_TIMED_ROUNDS)]
-    mine, theirs = np.min(rounds, axis=0).tolist()
+    runs = [lambda turn, engine=engine: engine(batch) for engine in engines]
+    mine, theirs = interleaved(runs, _TIMED_ROUNDS).min(axis=0).tolist()
     return content, {"milliseconds": mine, "milliseconds_float32": theirs}
-
-
-def _milliseconds(engine: Engine, batch: Mapping[str, Any]) -> float:
-    start = time.perf_counter_ns()
-    engine(batch)
-    return (time.perf_counter_ns() - start) / 1e6
 
 
 def _verdict(milliseconds: float, milliseconds_float32: float) -> str:

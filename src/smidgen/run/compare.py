@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from smidgen.archive import Archive
 from smidgen.errors import InputError
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
+from smidgen.run.timing import interleaved
 
 __all__ = ["Comparison", "compare"]
 
@@ -93,7 +94,8 @@ def compare(
             on_progress(done)
     if not kept:
         raise InputError("no inputs to evaluate on")
-    times = _times(engines, kept)
+    runs = [partial(_run, engine, kept) for engine in engines]
+    times = [float(median) for median in np.median(interleaved(runs, _ROUNDS), axis=0)]
     return [
         [total.found(output, times[place]) for output, total in zip(outputs, row, strict=True)]
         for place, row in enumerate(sums)
@@ -138,13 +140,5 @@ class _Sums:
         )
 
 
-def _times(engines: Sequence[Engine], batches: Sequence[Mapping[str, NDArray[Any]]]) -> list[float]:
-    """Median milliseconds of each network, in rounds of random order, so that a busy machine favours none."""
-    rng = np.random.default_rng(0)
-    spent = np.zeros((_ROUNDS, len(engines)))
-    for turn in range(_ROUNDS):
-        for place in rng.permutation(len(engines)):
-            start = time.perf_counter_ns()
-            engines[place](batches[turn % len(batches)])
-            spent[turn, place] = time.perf_counter_ns() - start
-    return [float(median) / 1e6 for median in np.median(spent, axis=0)]
+def _run(engine: Engine, batches: Sequence[Mapping[str, NDArray[Any]]], turn: int) -> object:
+    return engine(batches[turn % len(batches)])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from smidgen.errors import InputError
 from smidgen.run.pictures import open_picture
 from smidgen.run.runner import Runner
+from smidgen.run.timing import interleaved
 
 __all__ = ["Evaluation", "evaluate", "latency"]
 
@@ -108,8 +109,7 @@ def evaluate(
 def latency(runners: Sequence[Runner], pictures: Sequence[Path | NDArray[np.uint8]], rounds: int) -> list[float]:
     """Median time of each network for one picture, without reading and preparing it.
 
-    In each round every network runs once on the same picture, in an order that is drawn anew (with a fixed seed), so
-    that a machine that is slow for a while, or a neighbour that empties the caches, favours none.
+    In each round every network runs once on the same picture, see ``interleaved``.
 
     Args:
         runners: the networks.
@@ -130,17 +130,12 @@ def latency(runners: Sequence[Runner], pictures: Sequence[Path | NDArray[np.uint
         [batch[index : index + 1] for batch in batches for index in range(len(batch))]
         for batches in zip(*_batches(runners, pictures), strict=True)
     ]
-    for runner, mine in zip(runners, inputs, strict=True):
-        runner(mine[0])
-    rng = np.random.default_rng(0)
-    nanoseconds = np.zeros((rounds, len(runners)), np.int64)
-    for turn in range(rounds):
-        for row in rng.permutation(len(runners)):
-            batch = inputs[row][turn % len(pictures)]
-            start = time.perf_counter_ns()
-            runners[row](batch)
-            nanoseconds[turn, row] = time.perf_counter_ns() - start
-    return [float(median) / 1e6 for median in np.median(nanoseconds, axis=0)]
+    runs = [partial(_run, runner, mine) for runner, mine in zip(runners, inputs, strict=True)]
+    return [float(median) for median in np.median(interleaved(runs, rounds), axis=0)]
+
+
+def _run(runner: Runner, inputs: Sequence[NDArray[np.float32]], turn: int) -> object:
+    return runner(inputs[turn % len(inputs)])
 
 
 def _check(

@@ -15,6 +15,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.run.placement import MOVING, Placement
 from smidgen.run.qdq import write
 from smidgen.run.ranges import Affine8, Histogram, best_affine, wide_affine
+from smidgen.run.session import reason, session
 
 __all__ = ["quantize"]
 
@@ -70,7 +71,7 @@ def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = str(Path(folder, "simple.onnx"))
-        _session(model, options)
+        session(model, options=options)
         simple = onnx.load(options.optimized_model_filepath)
     simple.ir_version = model.ir_version
     used = {node.domain for node in simple.graph.node} | {""}
@@ -94,27 +95,11 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(copy, _OPSET)
     except Exception as error:  # the converter's exceptions have no public base class of their own
-        raise ModelError(f"the graph cannot be brought to opset {_OPSET}: {_one_line(error)}") from None
-
-
-def _session(model: onnx.ModelProto, options: Any) -> Any:
-    import onnxruntime
-
-    options.log_severity_level = 4  # what goes wrong is raised, and so need not be printed too
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime's exceptions have no public base class of their own
-        raise ModelError(f"ONNX Runtime cannot load the graph: {_one_line(error)}") from None
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"the graph cannot be brought to opset {_OPSET}: {reason(error)}") from None
 
 
 def _calibrate(placement: Placement, batches: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, Histogram]:
     """What values each quantized tensor takes."""
-    import onnxruntime
-
     model = onnx.ModelProto()
     model.CopyFrom(placement.model)
     given = {value.name for value in model.graph.input}
@@ -123,15 +108,15 @@ def _calibrate(placement: Placement, batches: Iterable[Mapping[str, NDArray[Any]
     model.graph.output.extend(
         helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names if n not in known
     )
-    session = _session(model, onnxruntime.SessionOptions())
+    running = session(model)
     histograms = {name: Histogram() for name in placement.tensors}
     empty = True
     for batch in batches:
         empty = False
         try:
-            values = session.run(names, dict(batch))[: len(names)]  # no names mean all
+            values = running.run(names, dict(batch))[: len(names)]  # no names mean all
         except Exception as error:  # the runtime's exceptions have no public base class of their own
-            raise ModelError(f"ONNX Runtime cannot run the graph: {_one_line(error)}") from None
+            raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
         for name, value in zip(names, values, strict=True):
             histograms[name].add(value)
         for name in given & set(histograms):

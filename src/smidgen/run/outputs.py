@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from smidgen.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KINDS", "Output", "agreement", "divergence", "log_probabilities", "outputs_of"]
+__all__ = ["KINDS", "Output", "agreement", "divergence", "last_operator", "log_probabilities", "outputs_of"]
 
 KINDS = ("scores", "probabilities", "chances", "values")
 
@@ -55,9 +55,8 @@ def outputs_of(
     Raises:
         InputError: no such kind, or one that does not fit.
     """
-    makers = {output: node for node in model.graph.node for output in node.output}
     found = [
-        _output(value.name, _maker(makers, value.name), np.asarray(array))
+        _output(value.name, last_operator(model, value.name), np.asarray(array))
         for value, array in zip(model.graph.output, sample, strict=True)
     ]
     first = np.asarray(sample[0])
@@ -72,6 +71,14 @@ def outputs_of(
     elif labelled and found[0].kind == "values" and first.ndim >= 2 and first.shape[_class_axis(first)] > 1:
         found[0] = Output(found[0].name, "scores", _class_axis(first))
     return found
+
+
+def last_operator(model: onnx.ModelProto, output: str) -> str:
+    """The last operator before an output that changes numbers, not only their places; "" if there is none."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    while output in makers and makers[output].op_type in _RESHAPING:
+        output = makers[output].input[0]
+    return makers[output].op_type if output in makers else ""
 
 
 def log_probabilities(output: Output, array: Array) -> NDArray[np.float64]:
@@ -137,15 +144,7 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
     return np.asarray(np.where(length > 0, (p * q).sum(1) / np.where(length > 0, length, 1), (p == q).all(1)))
 
 
-def _maker(makers: Mapping[str, Any], name: str) -> Any:
-    """The last node before an output that changes numbers, or None."""
-    while name in makers and makers[name].op_type in _RESHAPING:
-        name = makers[name].input[0]
-    return makers.get(name)
-
-
-def _output(name: str, maker: Any, array: Array) -> Output:
-    last = maker.op_type if maker is not None else ""
+def _output(name: str, last: str, array: Array) -> Output:
     if array.dtype.kind != "f" or array.ndim < 1 or array.size == 0:
         return Output(name, "values")
     axis = _class_axis(array)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive, Label
 from smidgen.errors import InputError, ModelError
+from smidgen.run.outputs import Output, last_operator, log_probabilities
 from smidgen.run.pictures import open_picture, prepare
 from smidgen.run.session import reason, session
 
-if TYPE_CHECKING:
-    import onnx
-
 __all__ = ["Answer", "Runner"]
-
-# Operators that pass on the numbers as they are: a softmax before them still ends the network.
-_RESHAPING = ("Dropout", "Flatten", "Identity", "Reshape", "Squeeze")
 
 
 class Answer(NamedTuple):
@@ -66,7 +61,8 @@ class Runner:
         self._shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
         if len(self._shape) != 4:
             raise ModelError(f"the graph's input must be (n, channels, height, width), not of {len(self._shape)} axes")
-        self._gives_probabilities = _ends_in_softmax(model)
+        softmax = last_operator(model, outputs[0].name) == "Softmax"
+        self._output = Output(outputs[0].name, "probabilities" if softmax else "scores", axis=1)
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw scores, as the network gives them.
@@ -101,12 +97,7 @@ class Runner:
             float64 of shape (n, classes): the log-softmax of the scores, or, if the graph itself ends in a softmax,
             the logarithm of what it gives (never below that of the smallest normal float32).
         """
-        scores = self(batch).astype(np.float64)
-        if self._gives_probabilities:
-            scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
-        scores -= scores.max(axis=1, keepdims=True)
-        total: NDArray[np.float64] = np.exp(scores).sum(axis=1, keepdims=True)
-        return scores - np.log(total)
+        return log_probabilities(self._output, self(batch))[:, 0]
 
     def probabilities(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """The softmax of the scores: float32 of shape (n, classes), each row with the sum 1.
@@ -172,12 +163,3 @@ class Runner:
         except Exception as error:  # the runtime's exceptions have no public base class of their own
             raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
         return scores
-
-
-def _ends_in_softmax(model: onnx.ModelProto) -> bool:
-    """Whether what the graph gives are probabilities already."""
-    makers = {output: node for node in model.graph.node for output in node.output}
-    name = model.graph.output[0].name
-    while name in makers and makers[name].op_type in _RESHAPING:
-        name = makers[name].input[0]
-    return name in makers and makers[name].op_type == "Softmax"

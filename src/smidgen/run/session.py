@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "reason", "session"]
 
 
-def session(model: onnx.ModelProto, threads: int = 0) -> Any:
+def session(model: onnx.ModelProto, threads: int = 0, options: Any = None) -> Any:
     """A session of ONNX Runtime on the processor.
 
     Args:
         model: whole, with its weights.
         threads: how many compute; 0 lets the runtime take one for each core.
+        options: an ``onnxruntime.SessionOptions`` to add to.
 
     Raises:
         ModelError: the runtime refuses the model.
@@ -32,7 +33,7 @@ def session(model: onnx.ModelProto, threads: int = 0) -> Any:
         raise ModelError(
             "the file holds only weights and no network, so nothing can be run; export them as safetensors"
         )
-    options = onnxruntime.SessionOptions()
+    options = options or onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised, and so need not be printed too
     # Threads that wait by spinning after a run would slow down the network that runs next, also in a comparison.
