@@ -18,10 +18,13 @@ import torch
 from smidgen import distributed
 from smidgen.arrange import arranged
 from smidgen.examples import split
-from smidgen.pipeline import SILENT, Reference, Squeezer, measured
 from smidgen.read import read_model
+from smidgen.reference import Reference
 from smidgen.repair import Lesson, repair
+from smidgen.reporter import SILENT
 from smidgen.run.pictures import find_pictures
+from smidgen.squeezer import Squeezer
+from smidgen.survey import measured
 
 PICTURES, MEASURED, EPOCHS, RATE = 100, 20, 3, 1e-6
 LAUNCHES = ((1, 1), (2, 1), (1, 2))

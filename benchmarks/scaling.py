@@ -17,8 +17,9 @@ from smidgen.archive import Preprocessing
 from smidgen.arrange import arranged
 from smidgen.examples import split
 from smidgen.file import write
-from smidgen.pipeline import Squeezer, measured
 from smidgen.read import from_module
+from smidgen.squeezer import Squeezer
+from smidgen.survey import measured
 from smidgen.zoo import build
 
 PICTURES, RATE = 20, 1e-11

@@ -16,10 +16,12 @@ from smidgen.archive import open_archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.examples import examples_in
-from smidgen.pipeline import Reference, Squeezer, measured
 from smidgen.read import read_model
+from smidgen.reference import Reference
 from smidgen.run.evaluate import evaluate
 from smidgen.run.pictures import find_labelled
+from smidgen.squeezer import Squeezer
+from smidgen.survey import measured
 
 # NNCodec 2.1.3 on the same network and pictures: bytes, KL in nats
 RIVAL = (

@@ -392,7 +392,7 @@ def test_impossible_size_keeps_the_nearest_and_is_status_1(squeezable: Path) -> 
 
 
 def test_ctrl_c_keeps_the_best_file(squeezable: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from smidgen import pipeline
+    from smidgen import pipeline, survey
 
     told, describe = [], pipeline.describe
 
@@ -410,7 +410,7 @@ def test_ctrl_c_keeps_the_best_file(squeezable: Path, monkeypatch: pytest.Monkey
     assert len(json.loads(Path("x.smidgen.curve.json").read_text())["curve"]) == 3
     assert "Traceback" not in result.err
     told.clear()
-    monkeypatch.setattr(pipeline, "measure", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(survey, "measure", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     before = Path("x.smidgen").read_bytes()
     assert "stopped before the first file" in run(*WITH_DATA, "--size", "100").err
     assert Path("x.smidgen").read_bytes() == before

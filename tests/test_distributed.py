@@ -36,7 +36,9 @@ from smidgen.errors import InputError, SmidgenError
 from smidgen.examples import find_pictures, split
 from smidgen.file import write
 from smidgen.network import Network
-from smidgen.pipeline import SILENT, Squeezer, measured
+from smidgen.reporter import SILENT
+from smidgen.squeezer import Squeezer
+from smidgen.survey import measured
 from smidgen.repair import Lesson
 from smidgen.run.outputs import Output
 

@@ -18,8 +18,9 @@ from smidgen.examples import batches, examples_from
 from smidgen.measure import measure
 from smidgen.network import Network
 from smidgen.onnx_file import archive_of
-from smidgen.pipeline import Reference, Settings, squeeze_to_budget
+from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
+from smidgen.reference import Reference
 from smidgen.run.session import Engine
 from smidgen.zoo import build
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ from smidgen.archive import Archive, Preprocessing
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.cli import cli
 from smidgen.errors import ModelError
-from smidgen.examples import batches, examples_from, inputs_of
+from smidgen.examples import Examples, batches, examples_from, inputs_of
 from smidgen.read import from_module, read_model
+from smidgen.reference import Reference
 
 
 class Deciding(nn.Module):
@@ -109,6 +111,18 @@ def test_a_fixed_batch_and_evaluation_with_what_the_file_knows(folder: Path) -> 
     assert status == 0, said
     status, said = run("evaluate", "fixed.onnx", "x.smidgen", "--data", "photos")
     assert status == 0, said
+
+
+def test_true_classes_are_those_of_the_pictures_that_fill_batches(folder: Path) -> None:
+    model = onnx.load("fixed.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, "pairs.onnx")
+    archive = replace(read_model("pairs.onnx"), preprocessing=Preprocessing(12, 12))
+    pictures = [np.zeros((12, 12, 3), np.uint8)] * 5
+    reference = Reference(archive, Examples(pictures, pictures, truth=[0, 1, 2, 0, 1]))
+    assert len(reference) == 4
+    assert reference.fidelity(archive).drop == 0
 
 
 def test_bytes_of_onnx_count_what_lies_beside(folder: Path) -> None:

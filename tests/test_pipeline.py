@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import smidgen
-from smidgen import pipeline, repair
+from smidgen import pipeline, repair, survey
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Fidelity, Outcome, Point
 from smidgen.code import Affine, Code, Trellis
@@ -24,8 +24,10 @@ from smidgen.examples import Examples, batches, examples_in, split
 from smidgen.file import inspect, write
 from smidgen.measure import measure
 from smidgen.network import Network
-from smidgen.pipeline import Reporter, Settings, Squeezer, squeeze_to_budget
+from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
+from smidgen.reporter import Reporter
+from smidgen.squeezer import Squeezer
 
 PREPROCESSING = Preprocessing(12, 10, "BGR", (110.0, 115.0, 120.0), (60.0, 60.0, 60.0))
 PICTURES = tiny_network.pictures(30, seed=4)
@@ -237,11 +239,11 @@ def test_large_examples_are_measured_fewer_at_once(examples: Examples, monkeypat
         sizes.append(max(len(array) for batch in kept for array in batch.values()))
         return measure(network, kept, *others)
 
-    monkeypatch.setattr(pipeline, "measure", noting)
-    for kept in (1, pipeline.KEPT):
-        monkeypatch.setattr(pipeline, "KEPT", kept)
-        pipeline.measured(model(), examples)
-    assert sizes == [1, 1, 1, pipeline.BATCH]  # the first of each two tries two pictures for their time
+    monkeypatch.setattr(survey, "measure", noting)
+    for kept in (1, survey.KEPT):
+        monkeypatch.setattr(survey, "KEPT", kept)
+        survey.measured(model(), examples)
+    assert sizes == [1, 1, 1, survey.BATCH]  # the first of each two tries two pictures for their time
 
 
 def test_user_is_told(examples: Examples) -> None:
@@ -250,7 +252,7 @@ def test_user_is_told(examples: Examples) -> None:
     assert lines[0].startswith("measuring 9,040 weights on 24 pictures; judging on 6 others: about ")
     assert lines[1] == "kept without loss: factor, which belongs to no layer that can be measured"
     assert all("bytes: KL " in line for line in lines[2:])
-    assert pipeline.describe(Point(1, 5, Fidelity(1, 0.5, 90, 10, False), True)).endswith("90.0 % (repaired)")
+    assert pipeline.describe(Point(1, 5, Fidelity(1, 0.5, 90, 10, "agreement"), True)).endswith("90.0 % (repaired)")
 
 
 def test_ctrl_c_leaves_the_best_file_and_the_curve(examples: Examples, tmp_path: Path) -> None:

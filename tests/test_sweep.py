@@ -28,7 +28,10 @@ import smidgen
 from smidgen import tradeoff
 from smidgen.budget import Fidelity
 from smidgen.errors import InputError
-from smidgen.tradeoff import Result, Row, Target, Work, front, open_rows
+from smidgen.tradeoff import Row, front, open_rows, schedulers
+from smidgen.tradeoff import store as rows_store
+from smidgen.tradeoff import workers as doing
+from smidgen.tradeoff.points import Result, Target, Work
 
 SWEEP = ("sweep", "nets:small", "--data", "photos", "--jobs", "1")
 FEW = ("--size", "3KB", "--size", "5KB", "--max-drop", "30", "--plan", "int8")
@@ -100,13 +103,13 @@ def test_every_point_has_its_file_and_is_judged(here: Path) -> None:
 def test_a_point_is_what_compress_makes(here: Path, tmp_path: Path) -> None:
     for flag, value, point in (("--size", "3KB", FOUR[0]), ("--max-drop", "30", FOUR[2])):
         path = tmp_path / "one.smidgen"
-        with tradeoff._one_thread():
+        with doing.one_thread():
             assert run("compress", "nets:small", "--data", "photos", flag, value, "-o", str(path)).status == 0
         assert path.read_bytes() == (here / "undisturbed" / f"{point}.smidgen").read_bytes()
 
 
 def test_the_same_command_again_makes_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tradeoff, "attempt", None)
+    monkeypatch.setattr(schedulers, "attempt", None)
     result = run(*SWEEP, *FEW, "-o", "undisturbed", "--json")
     assert result.status == 0
     assert "0 points to make, 4 are there already" in result.err
@@ -144,7 +147,7 @@ def test_without_targets_there_are_twelve_sizes(here: Path, tmp_path: Path, monk
         asked.extend(targets)
         return iter(())
 
-    monkeypatch.setattr(tradeoff, "_on_this_machine", give)
+    monkeypatch.setattr(tradeoff, "on_this_machine", give)
     assert run(*SWEEP, "-o", str(tmp_path)).status == 0
     original = 4 * 6_453
     assert len(asked) == 12
@@ -219,7 +222,7 @@ def test_without_matplotlib_a_line_says_so(here: Path, tmp_path: Path, monkeypat
 
 
 def test_ctrl_c_keeps_what_is_done(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt, made = tradeoff.attempt, []
+    attempt, made = doing.attempt, []
 
     def interrupting(target: Target, work: Work, stats: object) -> Result:
         if made:
@@ -227,19 +230,19 @@ def test_ctrl_c_keeps_what_is_done(here: Path, tmp_path: Path, monkeypatch: pyte
         made.append(target)
         return attempt(target, work, None)
 
-    monkeypatch.setattr(tradeoff, "attempt", interrupting)
+    monkeypatch.setattr(schedulers, "attempt", interrupting)
     arguments = (*SWEEP, "--plan", "small", "--plan", "int8", "--plan", "share", "-o", str(tmp_path / "out"))
     result = run(*arguments)
     assert result.status == 1
     assert f"interrupted, the same command goes on: {tmp_path}/out: 1 points" in result.out
-    monkeypatch.setattr(tradeoff, "attempt", attempt)
+    monkeypatch.setattr(schedulers, "attempt", attempt)
     assert "2 points to make, 1 are there already" in run(*arguments).err
 
 
 def test_other_weights_on_a_worker_are_no_row(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described = tradeoff._described
+    described = doing.described
     found = iter("ab")
-    monkeypatch.setattr(tradeoff, "_described", lambda *args: replace(described(*args), weights=next(found)))
+    monkeypatch.setattr(doing, "described", lambda *args: replace(described(*args), weights=next(found)))
     result = run(*SWEEP, "--plan", "int8", "-o", str(tmp_path))
     assert result.status == 1
     assert "are not what they were when the sweep started" in result.err
@@ -265,10 +268,10 @@ def test_a_row_is_written_after_its_file(here: Path, tmp_path: Path) -> None:
     """Killed between the two, it is made again; what was torn is swept away."""
     result = Result(Target(size=9), 1.5, b"12345", Fidelity(4, 0.25, 75.0, 25.0, "top-1"))
     (tmp_path / ".size-9-seed-0.smidgen.torn").touch()
-    with tradeoff._opened_store(tmp_path, WORK) as store:
+    with rows_store.opened_store(tmp_path, WORK) as store:
         store.set_trace_callback(lambda statement: seen.append((tmp_path / "size-9-seed-0.smidgen").is_file()))
         seen: list[bool] = []
-        tradeoff._keep(store, tmp_path, result)
+        rows_store.keep(store, tmp_path, result)
         assert all(seen)
         assert seen
         with pytest.raises(sqlite3.IntegrityError):  # noqa: SIM117
@@ -277,8 +280,8 @@ def test_a_row_is_written_after_its_file(here: Path, tmp_path: Path) -> None:
     row = Row("size-9-seed-0", 9, None, None, 0, None, "size-9-seed-0.smidgen", 5, 0.25, 75.0, 25.0, True, 4)
     assert open_rows(tmp_path) == [row]
     assert not list(tmp_path.glob(".*"))
-    with tradeoff._opened_store(tmp_path, replace(WORK, data="/elsewhere")) as store:
-        tradeoff._keep(store, tmp_path, Result(Target(max_drop=0.5), 0.0, failed="no"))
+    with rows_store.opened_store(tmp_path, replace(WORK, data="/elsewhere")) as store:
+        rows_store.keep(store, tmp_path, Result(Target(max_drop=0.5), 0.0, failed="no"))
     assert open_rows(tmp_path) == [row, Row("drop-0.5-seed-0", None, 0.5, None, 0, "no")]
 
 
@@ -376,10 +379,10 @@ def test_a_worker_of_another_version_is_refused(here: Path, tmp_path: Path, sche
 
 ONE_AFTER_THE_OTHER = """
 import sys
-from smidgen import tradeoff
 from smidgen.cli import main
+from smidgen.tradeoff import schedulers
 
-tradeoff.PATIENCE = 3
+schedulers.PATIENCE = 3
 for address in sys.argv[1:]:
     try:
         main(["sweep", "nets:small", "--data", "photos", "--plan", "int8", "--scheduler", address, "-o", "unreached"])

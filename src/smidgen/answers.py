@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from smidgen.errors import ModelError
 from smidgen.run.outputs import Output
 
-__all__ = ["divergence", "vote"]
+__all__ = ["divergence", "pull_back", "vote"]
 
 
 def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
@@ -69,6 +71,23 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
         return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
     length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
     return signs / length.clamp(min=1e-12).reshape((-1,) + (1,) * (y.ndim - 1))
+
+
+def pull_back(found: Sequence[Tensor], outputs: Sequence[Output], generator: torch.Generator) -> None:
+    """Gradients, in everything that ``found`` was computed from, of a random vote of each output.
+
+    Args:
+        found: the outputs of a network, one or more inputs.
+        outputs: what each of them is.
+        generator: of the draws.
+
+    Raises:
+        ModelError: an output is not finite.
+    """
+    pairs = [(y, vote(kind, y.detach(), generator)) for kind, y in zip(outputs, found, strict=False)]
+    live = [(y, vote) for y, vote in pairs if vote is not None and y.requires_grad]
+    if live:
+        torch.autograd.backward([y for y, _ in live], [vote for _, vote in live])
 
 
 def _class_vote(scores: Tensor, generator: torch.Generator) -> Tensor:

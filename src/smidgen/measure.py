@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from smidgen.answers import vote
+from smidgen.answers import pull_back
 from smidgen.code import Stats
 from smidgen.errors import ModelError
 from smidgen.run.outputs import Output
@@ -114,11 +114,7 @@ def measure(
     with evaluating(module), watched(module) as uses:
         for batch in batches:
             found = called(module, batch)
-            kinds = outputs or scores(found)
-            pairs = [(y, vote(kind, y.detach(), generator)) for kind, y in zip(kinds, found, strict=False)]
-            live = [(y, vote) for y, vote in pairs if vote is not None and y.requires_grad]
-            if live:
-                torch.autograd.backward([y for y, _ in live], [vote for _, vote in live])
+            pull_back(found, outputs or scores(found), generator)
             for name, mine in _by_name(uses).items():
                 sums.setdefault(name, _Sums(weights[name].shape)).add(mine)
             uses.clear()

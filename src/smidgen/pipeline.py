@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -13,44 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import CLOSE, Budget, Fidelity, Outcome, Point, search
-from smidgen.code import Code, Stats
-from smidgen.errors import ModelError
-from smidgen.examples import Examples, Item, batches, by_shape, inputs_of
+from smidgen.code import Stats
+from smidgen.examples import Examples, Item, batches, inputs_of
 from smidgen.file import SMALLEST, write
-from smidgen.measure import measure, need
-from smidgen.methods import Method, Quantize, Squeeze
+from smidgen.methods import Method
 from smidgen.network import Network
-from smidgen.plan import Plan
+from smidgen.reference import Reference
 from smidgen.refine import targets
 from smidgen.repair import Lesson, repair
-from smidgen.run.outputs import Output, agreement, divergence, outputs_of
-from smidgen.run.session import Engine
-from smidgen.transform import transform
+from smidgen.reporter import SILENT, Reporter
+from smidgen.squeezer import BIASES, Squeezer
+from smidgen.survey import measured
 
-__all__ = [
-    "Progress",
-    "Reference",
-    "Reporter",
-    "Settings",
-    "Squeezer",
-    "describe",
-    "measured",
-    "squeeze_to_budget",
-]
+__all__ = ["Settings", "describe", "squeeze_to_budget"]
 
-Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+AT_ONCE = 5
+"""Examples that two networks see at once."""
 
-BATCH = 10
-KEPT = 2_000_000_000
-"""Bytes that the examples measured at once may need by ``need``, about twice what they keep; of large ones fewer."""
-
-PROBED = 64
 FIRST_RATE = 1e-7
 REFINED = 250
 """Pictures that targets are found with, at most; more would take longer than they are worth."""
@@ -58,121 +38,11 @@ REFINED = 250
 TRIES, STEEP = 3, 10.0
 """Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
 
+FULL = 0.99
+"""Part of the size that a file must fill to be what was asked for."""
+
 AFTER_REPAIR = 0.92
 """Part of the smallest file that lost little enough, from which distillation tries to win back what is lost."""
-
-BIASES = Quantize(bits=6), Quantize(bits=8)
-"""For the biases of squeezed layers; on SqueezeNet 6 bits alone cost 0.00001 nats."""
-
-SPREAD = 4.0
-"""Factor between the rates at which the first and the last bias get fewer bits."""
-
-FLOAT_BITS = 28
-"""What a bit pattern of 32 bits takes once it is coded, about."""
-
-
-@contextmanager
-def _silent(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    del length, label
-    yield lambda done: None
-
-
-@dataclass(frozen=True)
-class Reporter:
-    """Who is told how the work goes.
-
-    Args:
-        progress: shows how far a step has come; made of its length and a label.
-        say: takes a line that tells what happens.
-    """
-
-    progress: Progress = _silent
-    say: Callable[[str], None] = lambda line: None
-
-
-SILENT = Reporter()
-
-
-class Reference:
-    """The original's answers on the held-out examples, to compare with.
-
-    Args:
-        original: the network before.
-        examples: to judge by.
-        kind: what the first output is, if the user says so.
-    """
-
-    def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
-        self.truth = None if examples.truth is None else np.asarray(examples.truth)
-        self.inputs = list(batches(by_shape(examples.held_out), original, BATCH))
-        self.answers = self._answers(original, len(self.inputs))
-        model = onnx.load_from_string(original.graph)
-        labelled = bool(original.labels) or self.truth is not None
-        self.outputs = outputs_of(model, self.answers[0], labelled, kind)
-
-    @property
-    def measure(self) -> str:
-        """What is counted as agreement: of classes, of chances, or as a cosine."""
-        if self.truth is not None:
-            return "top-1"
-        return "cosine" if self.outputs[0].kind == "values" else "agreement"
-
-    def fidelity(self, archive: Archive) -> Fidelity:
-        """How near the answers of ``archive`` are."""
-        answers = self._answers(archive, len(self.inputs))
-        pairs = [(ours[0], theirs[0]) for ours, theirs in zip(self.answers, answers, strict=True)]
-        alike = 100 * float(np.concatenate([agreement(self.outputs[0], *pair) for pair in pairs]).mean())
-        drop = 100 - alike
-        if self.truth is not None:
-            right = [
-                100 * float((np.concatenate([self._classes(answer) for answer in column]) == self.truth).mean())
-                for column in zip(*pairs, strict=True)
-            ]
-            drop = right[0] - right[1]
-        return Fidelity(len(self), self._divergence(answers), alike, drop, self.measure)
-
-    def __len__(self) -> int:
-        return sum(len(answers[0]) for answers in self.answers)
-
-    def _classes(self, answer: NDArray[Any]) -> NDArray[np.intp]:
-        return np.asarray(answer.argmax(self.outputs[0].axis).reshape(len(answer)))
-
-    def harm_alone(
-        self,
-        original: Archive,
-        codes: Mapping[str, Code | NDArray[Any]],
-        on_progress: Callable[[int], None],
-        budget: Budget,
-    ) -> dict[str, float]:
-        """For each code the divergence, in nats, that it causes in the original network when it is the only one.
-
-        Of fewer, if the time is up.
-        """
-        sizes = np.cumsum([len(answers[0]) for answers in self.answers])
-        count = int(np.searchsorted(sizes, PROBED)) + 1
-        found = {}
-        for number, (name, code) in enumerate(codes.items(), 1):
-            if budget.over:
-                break
-            alone = replace(original, tensors={**original.tensors, name: code})
-            found[name] = self._divergence(self._answers(alone, count))
-            on_progress(number)
-        return found
-
-    def _divergence(self, answers: list[list[NDArray[Any]]]) -> float:
-        """The mean over examples of the sum over outputs."""
-        total = [
-            sum(
-                (divergence(*three) for three in zip(self.outputs, ours, theirs, strict=True)),
-                start=np.zeros(len(ours[0])),
-            )
-            for ours, theirs in zip(self.answers, answers, strict=False)
-        ]
-        return max(0.0, float(np.concatenate(total).mean()))
-
-    def _answers(self, archive: Archive, count: int) -> list[list[NDArray[Any]]]:
-        engine = Engine(archive.onnx())
-        return [engine(batch) for batch in self.inputs[:count]]
 
 
 @dataclass(frozen=True)
@@ -192,49 +62,6 @@ class Settings:
     epochs: int = 0
     checkpoint: Path | None = None
     outputs: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Squeezer:
-    """Makes files: what has statistics squeezed at one rate, its biases at 6 or 8 bits, the rest without loss.
-
-    Args:
-        original: the network before; its float weights are what is squeezed.
-        stats: of the weights to squeeze, by name.
-        codecs: what the file is written with.
-        biases: names of the biases that go with them.
-        bias_harm: nats that biases of 6 and of 8 bits cost alone; they get more bits where these are worth it.
-    """
-
-    original: Archive
-    stats: Mapping[str, Stats]
-    codecs: tuple[str, ...] = SMALLEST
-    biases: Sequence[str] = ()
-    bias_harm: tuple[float, ...] = (0.0, 0.0)
-
-    def __call__(self, rate: float) -> tuple[Archive, int]:
-        """The archive for a rate in nats per bit, and the bytes of its file. Codes stay as they are."""
-        tensors = self.original.tensors
-        live = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Code)}
-        done = dict(tensors)
-        steps: list[tuple[Sequence[str], Method]] = [(list(self.stats), Squeeze(rate)), *self._biases(rate, live)]
-        for names, method in steps:
-            weights = {name: live[name] for name in names if name in live}
-            if weights:
-                done.update(transform(weights, Plan((("*", method),)), self.stats))
-        archive = replace(self.original, tensors=done)
-        return archive, len(write(archive, self.codecs))
-
-    def _biases(self, rate: float, live: Mapping[str, Any]) -> Iterator[tuple[list[str], Method]]:
-        """Which biases get how many bits. Not all change at the same rate, so that any size can be met."""
-        count = sum(live[name].size for name in self.biases if name in live)
-        bits = (*(method.bits for method in BIASES), FLOAT_BITS)
-        for place, name in enumerate(self.biases):
-            own = rate * SPREAD ** ((place + 0.5) / len(self.biases) - 0.5)
-            costs = [harm + own * count * each for harm, each in zip((*self.bias_harm, 0.0), bits, strict=True)]
-            best = costs.index(min(costs))
-            if best < len(BIASES):
-                yield [name], BIASES[best]
 
 
 def squeeze_to_budget(
@@ -261,6 +88,9 @@ def squeeze_to_budget(
     inputs_of(original)
     original = arranged(original)
     reference = Reference(original, examples, settings.outputs)
+    left_out = len(examples.held_out) - len(reference) if examples.what == "pictures" else 0
+    if left_out:
+        reporter.say(f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out")
     if stats is None:
         stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
     least = 100 / len(reference)
@@ -313,7 +143,7 @@ class _Run:
         if budget.size is None or budget.over or not best or not archive or not self.outcome.reached:
             return
         original = self.squeezer.original
-        inputs = batches(items, original, BATCH // 2)  # two networks at once
+        inputs = batches(items, original, AT_ONCE)
         with self.reporter.progress(len(items), "refining") as advance:
             found = targets(
                 Network(original),
@@ -331,7 +161,7 @@ class _Run:
             if self.outcome.budget.over:
                 return
             refined, size = squeezer(rate)
-            if size <= aim:
+            if FULL * aim <= size <= aim:
                 self._judged(refined, size, rate, refined=True)
                 return
             rate *= (size / aim) ** STEEP * (1 + CLOSE)
@@ -379,96 +209,14 @@ def _count(archive: Archive, names: Iterable[str]) -> int:
     return sum(np.asarray(archive.tensors[name]).size for name in names)
 
 
-def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
-    archive, size = squeezer(rate)
-    return outcome.add(archive, Point(rate, size))
-
-
 def _bias_harm(original: Archive, names: Sequence[str], method: Method, reference: Reference) -> float:
     coarse = {name: method(np.asarray(original.tensors[name])) for name in names}
     return reference.fidelity(replace(original, tensors={**original.tensors, **coarse})).kl if coarse else 0.0
 
 
-def measured(
-    original: Archive,
-    examples: Examples,
-    seed: int = 0,
-    reporter: Reporter = SILENT,
-    seconds: float = math.inf,
-    outputs: Sequence[Output] | None = None,
-) -> dict[str, Stats]:
-    """The statistics of the calibration examples, or of as many as there is time for, after saying what it will take.
-
-    Args:
-        original: the network, arranged.
-        examples: to calibrate on.
-        seed: of the draws.
-        reporter: is told what it will take.
-        seconds: how long it may take.
-        outputs: what the outputs are; by default scores of classes.
-
-    Raises:
-        ModelError: there is nothing to measure, or the network's answers cannot be used.
-    """
-    network, what = Network(original), examples.what
-    for operator in network.foreign:
-        reporter.say(f"{operator} is run by ONNX Runtime; what matters only through it cannot be measured")
-    first = [next(batches([item], original, 1)) for item in examples.calibration[:2]]
-    together = _together(network, next(batches([max(examples.calibration, key=_numbers)], original, 1)))
-    wanted = need(network, first[0], together)
-    if not wanted.weights:
-        raise ModelError("the network has no convolution and no linear layer, so there is nothing to squeeze")
-    count = len(examples.calibration)
-    moments = [time.perf_counter()]
-    measure(network, first, seed, lambda _: moments.append(time.perf_counter()), outputs)
-    each = moments[-1] - moments[-2]  # the first one also warms up
-    if each * count > seconds:
-        count = max(1, int(seconds / each))
-        reporter.say(f"there is time for {count:,} of {len(examples.calibration):,} {what}")
-    others = "others" if examples.disjoint else "of the same, since there are fewer than 20"
-    reporter.say(
-        f"measuring {wanted.weights:,} weights on {count:,} {what}; judging on {len(examples.held_out)} {others}: "
-        f"about {wanted.bytes / 1e6:,.0f} MB and at most {each * count:,.0f} s"
-    )
-    with reporter.progress(count, "measuring") as advance:
-        chosen = by_shape(examples.calibration[:count])
-        stats = measure(network, batches(chosen, original, together), seed, advance, outputs)
-    if all(known.sensitivity < 1e-18 for known in stats.values()):
-        raise ModelError(
-            "the network's answers do not depend on its weights, or are too sure to see it; nothing to go by"
-        )
-    found = {name: known for name, known in stats.items() if known.sensitivity > 0}
-    _tell_what_is_kept(original, found, stats, reporter)
-    return found
-
-
-def _together(network: Network, largest: Mapping[str, NDArray[Any]]) -> int:
-    """How many examples are measured at once, as what these keep is most of the memory if they are large."""
-    one, two = (need(network, largest, count).bytes for count in (1, 2))
-    return max(1, min(BATCH, KEPT // max(1, two - one)))
-
-
-def _numbers(item: Item) -> int:
-    """How large an example is; pictures all become equally large."""
-    return sum(array.size for array in item.values()) if isinstance(item, Mapping) else 0
-
-
-def _tell_what_is_kept(
-    original: Archive, squeezed: Mapping[str, Stats], measured: Mapping[str, Stats], reporter: Reporter
-) -> None:
-    """What is not squeezed: by name what has two and more axes, in one line what has one, such as normalizations."""
-    changed, small = {*squeezed, *bias_names(original, squeezed)}, []
-    for name, tensor in original.tensors.items():
-        if name in changed or isinstance(tensor, Code):
-            continue
-        if tensor.ndim < 2:
-            small.append(name)
-            continue
-        why = "on which no answer depends" if name in measured else "which belongs to no layer that can be measured"
-        reporter.say(f"kept without loss: {name}, {why}")
-    if small:
-        count = sum(np.asarray(original.tensors[name]).size for name in small)
-        reporter.say(f"kept without loss: {count:,} numbers of one axis in {len(small)} others, such as {small[0]}")
+def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
+    archive, size = squeezer(rate)
+    return outcome.add(archive, Point(rate, size))
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:

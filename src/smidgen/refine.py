@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from smidgen.answers import vote
+from smidgen.answers import pull_back
 from smidgen.measure import ACTIVITY, WIDE, Inputs, called, evaluating, scores
 from smidgen.network import Network
 from smidgen.run.outputs import Output
@@ -61,7 +61,7 @@ def targets(
         for batch in inputs:
             with watched(original, kept=True) as before:
                 found = called(original, batch)
-                _vote(found, outputs or scores(found), generator)
+                pull_back(found, outputs or scores(found), generator)
             wanted = _every_second(before, names)
             replayed = [use if use.name in wanted else replace(use, output=None) for use in before]
             with watched(squeezed, replayed=replayed) as after:
@@ -80,13 +80,6 @@ def targets(
         for name, pair in sums.items()
         if bool(pair[0].any())
     }
-
-
-def _vote(found: Sequence[Tensor], outputs: Sequence[Output], generator: torch.Generator) -> None:
-    pairs = [(y, vote(kind, y.detach(), generator)) for kind, y in zip(outputs, found, strict=False)]
-    live = [(y, vote) for y, vote in pairs if vote is not None and y.requires_grad]
-    if live:
-        torch.autograd.backward([y for y, _ in live], [vote for _, vote in live])
 
 
 def _every_second(uses: Sequence[Use], names: Collection[str]) -> set[str]:

@@ -30,7 +30,7 @@ from smidgen.run.outputs import Output
 from smidgen.run.pictures import open_picture, picture_size
 
 if TYPE_CHECKING:
-    from smidgen.pipeline import Progress
+    from smidgen.reporter import Progress
 
 __all__ = ["Lesson", "repair"]
 

@@ -140,9 +140,10 @@ def _by_limit(
     from smidgen.errors import InputError
     from smidgen.examples import examples_in
     from smidgen.file import codecs_named
-    from smidgen.pipeline import Reporter, Settings, squeeze_to_budget
+    from smidgen.pipeline import Settings, squeeze_to_budget
     from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
+    from smidgen.reporter import Reporter
 
     data, preprocessing, outputs = given
     size, max_drop, seconds = limits

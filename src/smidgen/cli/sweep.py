@@ -78,7 +78,7 @@ def sweep(
     On a cluster every worker needs this version of smidgen with its extra `cluster`, and the model and the pictures
     under the same names as here; it needs no disk in common with this machine.
     """
-    from smidgen.pipeline import Reporter
+    from smidgen.reporter import Reporter
     from smidgen.tradeoff import DATABASE, open_rows
     from smidgen.tradeoff import sweep as run
 

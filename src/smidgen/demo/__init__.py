@@ -20,9 +20,10 @@ from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_tabl
 from smidgen.errors import InputError
 from smidgen.examples import Examples
 from smidgen.file import codecs_named
-from smidgen.pipeline import Reporter, squeeze_to_budget
+from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import read_model
+from smidgen.reporter import Reporter
 from smidgen.run import Answer, Runner
 from smidgen.run.evaluate import evaluate
 
