@@ -202,7 +202,7 @@ def test_same_seed_same_result_and_activity_is_free_of_votes() -> None:
 
 
 def test_batches_do_not_matter_once_votes_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smidgen.measure.vote", lambda _, scores, __: torch.tanh(scores - scores.mean(1, keepdim=True)))
+    monkeypatch.setattr("smidgen.answers.vote", lambda _, scores, __: torch.tanh(scores - scores.mean(1, keepdim=True)))
     module, batch = net(nn.Conv2d(4, 4, 3, groups=2), 4), inputs(4, 5, 5, count=7)
     whole = measure(module, [batch])["layer.weight"]
     parts = measure(module, [batch[:1], batch[1:5], batch[5:]])["layer.weight"]

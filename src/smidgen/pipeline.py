@@ -39,7 +39,7 @@ TRIES, STEEP = 3, 10.0
 """Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
 
 FULL = 0.99
-"""Part of the size that a file must fill to be what was asked for."""
+"""A file made of targets has at least this part of the bytes of the one before."""
 
 AFTER_REPAIR = 0.92
 """Part of the smallest file that lost little enough, from which distillation tries to win back what is lost."""
@@ -161,7 +161,7 @@ class _Run:
             if self.outcome.budget.over:
                 return
             refined, size = squeezer(rate)
-            if FULL * aim <= size <= aim:
+            if FULL * best.bytes <= size <= aim:
                 self._judged(refined, size, rate, refined=True)
                 return
             rate *= (size / aim) ** STEEP * (1 + CLOSE)
