@@ -1,7 +1,7 @@
-/* smidgen core: entropy coders and the file reader, in C99.
+/* smidgen core: entropy coders, the file reader, and the engine that runs a file's network, in C99.
  *
  * Rules of this library:
- *   - it allocates nothing, prints nothing, keeps no state between calls;
+ *   - it allocates nothing, prints nothing, keeps no state between calls but in what the caller gave it;
  *   - every buffer is the caller's, and every size is checked before it is used;
  *   - probabilities are integers, so that every machine decodes alike;
  *   - the bytes are specified in docs/format.md, and a plain twin of every routine in tests/reference proves it.
@@ -62,14 +62,15 @@ int smidgen_decode(int codec, const smidgen_plane *plane, const uint8_t *data, s
 /* CRC-32 (ISO-HDLC, as in zlib and PNG), continued from `crc`; start with 0. */
 uint32_t smidgen_crc32(uint32_t crc, const uint8_t *data, size_t size);
 
-/* Sections of a file, in this order. */
+/* Sections of a file, in this order; files of version 1 have no program. */
 enum {
     SMIDGEN_METADATA = 0,
     SMIDGEN_LABELS = 1,
     SMIDGEN_GRAPH = 2,
     SMIDGEN_INDEX = 3,
     SMIDGEN_PAYLOAD = 4,
-    SMIDGEN_SECTIONS = 5
+    SMIDGEN_PROGRAM = 5,
+    SMIDGEN_SECTIONS = 6
 };
 
 typedef struct {
@@ -80,7 +81,9 @@ typedef struct {
 } smidgen_section;
 
 typedef struct {
-    smidgen_section sections[5];
+    smidgen_section sections[6];
+    uint32_t version;
+    uint32_t memory, work; /* bytes that smidgen_load asks for; 0 without a program */
 } smidgen_file;
 
 /* Why a file or an index was refused. */
@@ -91,11 +94,16 @@ enum {
     SMIDGEN_BAD_CHECKSUM = -13,
     SMIDGEN_BAD_SECTION = -14,
     SMIDGEN_BAD_TENSOR = -15,
-    SMIDGEN_BAD_LIMIT = -16
+    SMIDGEN_BAD_LIMIT = -16,
+    SMIDGEN_BAD_PROGRAM = -17
 };
 
 /* Checks the container: everything but the content of the sections. Returns 0 or a negative code. */
 int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file);
+
+/* Decodes a section (all but the payload, which is not coded) to its `size` bytes. `scratch` has 3 MiB, aligned for
+ * uint64_t. Returns 0 or a negative code. */
+int smidgen_read_section(const uint8_t *data, const smidgen_file *file, int section, uint8_t *out, void *scratch);
 
 /* How a tensor's values follow from its planes. */
 enum { SMIDGEN_ARRAY = 0, SMIDGEN_AFFINE = 1, SMIDGEN_TABLE = 2, SMIDGEN_TRELLIS = 3, SMIDGEN_TRELLIS64 = 4 };
@@ -152,6 +160,71 @@ typedef struct {
  * value). `aims` is scratch for `rows` numbers, `paths` for 64 times as many. */
 void smidgen_trellis_squeeze(const smidgen_squeeze *squeeze, const float *weights, float *targets, int16_t *symbols,
                              float *errors, float *aims, int16_t *paths);
+
+/* Ways to compute; all give the same bits. */
+enum {
+    SMIDGEN_PORTABLE = 0,
+    SMIDGEN_VECTOR = 1,     /* vectors of 128 bits: NEON, WebAssembly, SSE2 */
+    SMIDGEN_AVX2 = 2,
+    SMIDGEN_AVX512_VNNI = 3
+};
+
+/* Whether this processor can compute in this way. */
+int smidgen_can(int way);
+
+/* The fastest way that this processor has. */
+int smidgen_best_way(void);
+
+/* A network that is ready to run. It lies in memory of the caller, and is run by one caller at a time. */
+typedef struct smidgen_network smidgen_network;
+
+typedef struct {
+    uint32_t channels, height, width; /* of the input */
+    uint32_t outputs;                 /* numbers that a run gives */
+    uint32_t picture;                 /* 1: the file says how a picture becomes the input */
+    uint32_t bicubic;                 /* resampling of pictures: 0 bilinear, 1 bicubic */
+    uint32_t operations;
+    uint32_t way;
+    uint64_t memory, work; /* bytes that loading took of both */
+} smidgen_facts;
+
+/* Makes a file's network ready to run: decodes its weights, and packs them for a way to compute.
+ *
+ * `memory` belongs to the network from then on, `work` is free again afterwards; both are aligned to 64 bytes, and
+ * smidgen_open says how many are needed. The file itself is needed no longer. Returns 0; SMIDGEN_USAGE if the file has no
+ * program or the processor not this way; SMIDGEN_SPACE if one of both is too small; or another negative code. */
+int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
+                 size_t work_size, smidgen_network **network);
+
+/* What is known about a network. */
+void smidgen_about(const smidgen_network *network, smidgen_facts *facts);
+
+/* Threads that help to run networks; they wait where `memory` of the caller lies. */
+typedef struct smidgen_team smidgen_team;
+
+/* Bytes that a team of so many threads, the caller among them, takes; at most 64 threads. */
+size_t smidgen_team_size(uint32_t threads);
+
+/* Starts all but one of the threads. Returns NULL if the platform has none to give. `memory` is aligned to 64 bytes. */
+smidgen_team *smidgen_team_start(void *memory, uint32_t threads);
+void smidgen_team_stop(smidgen_team *team);
+
+/* The network's answer for one input: floats of channels x height x width in, `outputs` floats out. Without a team
+ * (NULL) the caller's thread computes alone. */
+void smidgen_run(smidgen_network *network, smidgen_team *team, const float *input, float *output);
+
+/* The same for a picture: height x width pixels of 3 bytes in RGB. Returns 0, or SMIDGEN_USAGE if the file does not say
+ * how a picture becomes the input. */
+int smidgen_run_picture(smidgen_network *network, smidgen_team *team, const uint8_t *pixels, float *output);
+
+/* Another size for a picture of 3 bytes a pixel, as Pillow makes it: bilinear or bicubic, over as many pixels as one
+ * of the result covers. Sizes are 1..16384. `scratch` has smidgen_resize_scratch bytes, aligned for uint64_t. */
+size_t smidgen_resize_scratch(uint32_t width, uint32_t height, uint32_t new_width, uint32_t new_height, int bicubic);
+void smidgen_resize(const uint8_t *pixels, uint32_t width, uint32_t height, uint8_t *out, uint32_t new_width,
+                    uint32_t new_height, int bicubic, void *scratch);
+
+/* The softmax of scores, in place. */
+void smidgen_softmax(float *scores, uint32_t count);
 
 /* END */
 
