@@ -183,6 +183,7 @@ typedef struct {
     uint32_t outputs;                 /* numbers that a run gives */
     uint32_t picture;                 /* 1: the file says how a picture becomes the input */
     uint32_t bicubic;                 /* resampling of pictures: 0 bilinear, 1 bicubic */
+    uint32_t probabilities;           /* 1: the numbers are probabilities, 0: they are scores */
     uint32_t operations;
     uint32_t way;
     uint64_t memory, work; /* bytes that loading took of both */

@@ -275,7 +275,7 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         metadata = _parse_metadata(texts["metadata"])[1]
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
-    harm = _harm(metadata, [name for name, t in records if t.rule in TRELLISES])
+    harm = _harm(metadata, [name for name, t in records if _is_squeezed(t)])
     kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", **dict.fromkeys(TRELLISES, "trellis")}
     return [
         TensorInfo(
@@ -289,6 +289,11 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         )
         for name, t in records
     ]
+
+
+def _is_squeezed(t: Any) -> bool:
+    """Whether ``Squeeze`` made the code: a trellis, or a scale for each output. Biases have one scale."""
+    return t.rule in TRELLISES or (t.rule == lib.SMIDGEN_AFFINE and t.axis == 0)
 
 
 def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:

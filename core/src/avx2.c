@@ -1,0 +1,100 @@
+/* avx2: 32 products of 8 bits in one instruction, their sums in 16 bits for as long as the weights allow.
+ *
+ * A step multiplies 4 inputs of a pixel, the same for all, with the weights of 8 outputs in each of two vectors; pairs of
+ * products are summed at once, so that an output has two sums of 16 bits. At the end of a run these become one of 32. */
+#include "engine.h"
+
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#include <immintrin.h>
+
+#define FINISH
+static inline void finish_chunk(uint8_t made[16], const float x[16], const smidgen_finish *f) {
+    const __m256 low = _mm256_set1_ps(f->low), high = _mm256_set1_ps(f->high);
+    const __m256i zero = _mm256_set1_epi16((int16_t)f->zero);
+    const __m256i a = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_loadu_ps(x), low), high));
+    const __m256i b = _mm256_cvtps_epi32(_mm256_min_ps(_mm256_max_ps(_mm256_loadu_ps(x + 8), low), high));
+    const __m256i words = _mm256_add_epi16(_mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8), zero);
+    _mm_storeu_si128((__m128i *)made, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+
+#include "kernels.h"
+
+enum { TILE = 6 }; /* pixels: 12 of the 16 registers hold their sums */
+
+static inline __m256i inputs(const uint8_t *x) {
+    int32_t four;
+    __builtin_memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
+}
+
+static inline __attribute__((always_inline)) void tile(const smidgen_block_of_outputs *block, const uint8_t *input,
+                                                       size_t step, int32_t (*sums)[CHUNK], const int pixels) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    const __m256i *w = (const __m256i *)block->weights;
+    const uint32_t *offset = block->offsets;
+    for (int p = 0; p < pixels; p++)
+        for (int half = 0; half < 2; half++)
+            _mm256_storeu_si256((__m256i *)sums[p] + half, _mm256_loadu_si256((const __m256i *)block->bias + half));
+    for (uint32_t run = 0; run < block->run_count; run++) {
+        __m256i sum[TILE][2];
+        for (int p = 0; p < pixels; p++)
+            sum[p][0] = sum[p][1] = _mm256_setzero_si256();
+        for (uint32_t left = block->runs[run]; left; left--, w += 2, offset++) {
+            const uint8_t *x = input + *offset, *y = x + 3 * step;
+            const __m256i low = _mm256_load_si256(w), high = _mm256_load_si256(w + 1);
+            for (int p = 0; p < pixels; p++) {
+                const __m256i a = inputs(p < 3 ? x + (size_t)p * step : y + (size_t)(p - 3) * step);
+                sum[p][0] = _mm256_add_epi16(sum[p][0], _mm256_maddubs_epi16(a, low));
+                sum[p][1] = _mm256_add_epi16(sum[p][1], _mm256_maddubs_epi16(a, high));
+            }
+        }
+        for (int p = 0; p < pixels; p++)
+            for (int half = 0; half < 2; half++) {
+                __m256i *all = (__m256i *)sums[p] + half;
+                _mm256_storeu_si256(
+                    all, _mm256_add_epi32(_mm256_loadu_si256(all), _mm256_madd_epi16(sum[p][half], ones)));
+            }
+    }
+}
+
+static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
+                     size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers) {
+    int32_t sums[TILE][CHUNK];
+    uint32_t tiles = (count + TILE - 1) / TILE, pixels;
+    for (; tiles; tiles--, count -= pixels, input += pixels * step, output += pixels * pitch) {
+        pixels = (count + tiles - 1) / tiles; /* rather 7 = 4 + 3 than 6 + 1 */
+        switch (pixels) {
+        case 6:
+            tile(block, input, step, sums, 6);
+            break;
+        case 5:
+            tile(block, input, step, sums, 5);
+            break;
+        case 4:
+            tile(block, input, step, sums, 4);
+            break;
+        case 3:
+            tile(block, input, step, sums, 3);
+            break;
+        case 2:
+            tile(block, input, step, sums, 2);
+            break;
+        default:
+            tile(block, input, step, sums, 1);
+        }
+        store_tile(block, sums, output, pitch, pixels, finish, numbers);
+    }
+}
+
+const smidgen_kernels *smidgen_avx2_kernels(void) {
+    static const smidgen_kernels kernels = SMIDGEN_KERNELS(2, 0);
+    return &kernels;
+}
+#pragma GCC pop_options
+#else
+const smidgen_kernels *smidgen_avx2_kernels(void) {
+    return 0;
+}
+#endif

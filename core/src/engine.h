@@ -1,0 +1,153 @@
+/* Shared by the parts of the engine: a program as it is read, and as it is ready to run. */
+#ifndef SMIDGEN_ENGINE_H
+#define SMIDGEN_ENGINE_H
+
+#include "internal.h"
+
+enum { SMIDGEN_BLOCK = 16, SMIDGEN_STEP = 4 };
+
+typedef struct {
+    uint32_t type, border, zero;
+    uint32_t offset, height, width, channels, pitch;
+    float scale;
+    uint32_t row;         /* bytes from a row to the next */
+    uint32_t first, last; /* all its bytes in the arena, border included: first <= byte < last */
+    uint32_t written;
+} smidgen_value;
+
+enum {
+    SMIDGEN_CONVOLUTION = 0,
+    SMIDGEN_MAXIMUM = 1,
+    SMIDGEN_AVERAGE = 2,
+    SMIDGEN_MEAN = 3,
+    SMIDGEN_JOIN = 4,
+    SMIDGEN_SUM = 5,
+    SMIDGEN_PRODUCT = 6,
+    SMIDGEN_LOOKUP = 7,
+    SMIDGEN_MOVE = 8,
+    SMIDGEN_RESIZE = 9
+};
+
+/* Up to 16 outputs of a convolution. A step multiplies 4 neighbouring inputs with 64 weights; a run is a number of steps
+ * whose sums stay in 16 bits whatever the inputs are. */
+typedef struct {
+    const int8_t *weights;   /* of each step: outputs x inputs, or inputs x outputs (smidgen_kernels.transposed) */
+    const uint32_t *offsets; /* of each step's inputs, from the kernel's first pixel */
+    const uint16_t *runs;
+    uint32_t steps, run_count;
+    uint32_t first, outputs; /* channels that it writes */
+    int32_t bias[SMIDGEN_BLOCK];
+    float factor[SMIDGEN_BLOCK];
+} smidgen_block_of_outputs;
+
+/* A depthwise convolution: one weight for each place of the kernel and channel, channels padded to a multiple of 16. */
+typedef struct {
+    const int16_t *weights; /* places x channels */
+    const uint32_t *places; /* offsets from the kernel's first pixel */
+    const int32_t *bias;
+    const float *factor;
+} smidgen_depthwise;
+
+typedef struct {
+    uint8_t kind, kernel_height, kernel_width, stride_height, stride_width, dilation_height, dilation_width, top, left;
+    uint8_t low, high, padded;
+    uint16_t groups, input, other, output, weight, bias;
+    uint32_t units; /* into how many parts the work can be cut */
+    float factors[2];
+    const uint8_t *body; /* the rest of its bytes, of kinds that have more: parts, entries, axes, places */
+    smidgen_block_of_outputs *blocks;
+    uint32_t block_count;
+    smidgen_depthwise depthwise;
+} smidgen_operation;
+
+/* Where results go, and how sums become integers: clamp(sum * factor, low..high), nearest, + zero. */
+typedef struct {
+    float low, high;
+    int32_t zero;
+} smidgen_finish;
+
+typedef struct {
+    uint32_t lanes;      /* sums of 16 bits that an output has in a run; 0 where sums have 32 */
+    uint32_t transposed; /* how a step's weights lie */
+    /* one row of outputs of a block: `count` pixels, `step` bytes apart where they are read, `pitch` where written */
+    void (*convolve)(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
+                     size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers);
+    /* the same for all channels of a depthwise convolution */
+    void (*depthwise)(const smidgen_depthwise *weights, uint32_t places, const uint8_t *input, size_t step,
+                      uint8_t *output, size_t pitch, uint32_t count, uint32_t channels, const smidgen_finish *finish);
+    /* of one output pixel's window */
+    void (*maximum)(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
+                    uint32_t channels);
+    void (*average)(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
+                    uint32_t channels, int32_t zeros, float factor, const smidgen_finish *finish, int numbers);
+    /* of one pixel */
+    void (*sum)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels, const int32_t zeros[2],
+                const float factors[2], const smidgen_finish *finish);
+    void (*product)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
+                    const int32_t zeros[2], float factor, const smidgen_finish *finish);
+    /* numbers of one row of the input to integers `pitch` bytes apart */
+    void (*quantize)(uint8_t *output, const float *input, size_t pitch, uint32_t count, float factor,
+                     const smidgen_finish *finish);
+} smidgen_kernels;
+
+const smidgen_kernels *smidgen_kernels_of(int way);
+
+/* The kernels of a way to compute; NULL if they were not built. */
+const smidgen_kernels *smidgen_portable_kernels(void);
+const smidgen_kernels *smidgen_vector_kernels(void);
+const smidgen_kernels *smidgen_avx2_kernels(void);
+const smidgen_kernels *smidgen_avx512_vnni_kernels(void);
+
+struct smidgen_network {
+    smidgen_value *values;
+    smidgen_operation *operations;
+    uint8_t *arena;
+    const smidgen_kernels *kernels;
+    uint32_t value_count, operation_count, arena_size, output, finish, way;
+    uint32_t picture, blue_first, bicubic;
+    float mean[3], std[3], input_factor;
+    uint8_t pixels[3][256]; /* what the integers of the input are for each channel of a picture */
+    uint64_t memory, work;
+};
+
+/* Memory of the caller, taken piece by piece. */
+typedef struct {
+    uint8_t *start;
+    size_t used, size, most;
+    int failed;
+} smidgen_space;
+
+static inline void smidgen_copy(void *to, const void *from, size_t bytes) {
+    for (size_t i = 0; i < bytes; i++)
+        ((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
+}
+
+void *smidgen_take(smidgen_space *space, size_t bytes, size_t alignment);
+
+/* Reads and checks a program: fills the network's facts and arrays, taken from `memory`. Returns 0 or a negative code. */
+int smidgen_read_program(const uint8_t *program, size_t size, smidgen_network *network, smidgen_space *memory);
+
+/* The nearest whole number, the even one of two; x is within -2^22..2^22. Beyond 2^23 a float has no fraction. */
+static inline int32_t smidgen_nearest(float x) {
+    return (int32_t)(x + 12582912.0f - 12582912.0f);
+}
+
+/* What is no number becomes `low`. */
+static inline float smidgen_clamp(float x, float low, float high) {
+    x = x > low ? x : low;
+    return x < high ? x : high;
+}
+
+static inline smidgen_finish smidgen_finish_of(const smidgen_value *output, uint32_t low, uint32_t high) {
+    const float zero = (float)output->zero;
+    const smidgen_finish finish = {(float)low - zero, (float)high - zero, (int32_t)output->zero};
+    return finish;
+}
+
+/* One part of `parts` of an operation's work. */
+void smidgen_run_operation(smidgen_network *network, const smidgen_operation *operation, uint32_t part, uint32_t parts);
+
+/* The same for the whole team, one operation after the other; smidgen_run calls it. */
+void smidgen_team_run(smidgen_team *team, smidgen_network *network);
+
+#endif

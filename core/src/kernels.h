@@ -1,0 +1,144 @@
+/* The kernels that need nothing of a processor. A file for each way to compute includes this under its own target, for
+ * whose vectors the compiler then lays out these loops; only the convolution is written by hand there.
+ *
+ * Floats are computed in the order written, one rounding for each operation: no -ffast-math, and no contraction of
+ * products and sums into one instruction, which is what makes all ways give the same bits. */
+#include "engine.h"
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#endif
+
+enum { CHUNK = SMIDGEN_BLOCK };
+
+/* 16 numbers to integers. A way with instructions for it defines FINISH and its own. */
+#ifndef FINISH
+static inline void finish_chunk(uint8_t made[CHUNK], const float x[CHUNK], const smidgen_finish *f) {
+    for (int i = 0; i < CHUNK; i++)
+        made[i] = (uint8_t)(smidgen_nearest(smidgen_clamp(x[i], f->low, f->high)) + f->zero);
+}
+#endif
+
+static inline void keep(uint8_t *output, const float x[CHUNK], uint32_t count, const smidgen_finish *f) {
+    uint8_t made[CHUNK];
+    if (count >= CHUNK) {
+        finish_chunk(output, x, f);
+        return;
+    }
+    finish_chunk(made, x, f);
+    for (uint32_t i = 0; i < count; i++)
+        output[i] = made[i];
+}
+
+/* Sums of 16 outputs to integers, of which `outputs` are kept; or to floats. */
+static inline void store(uint8_t *output, const int32_t sums[CHUNK], const float factor[CHUNK], uint32_t outputs,
+                         const smidgen_finish *f, int numbers) {
+    float x[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
+        x[i] = (float)sums[i] * factor[i];
+    if (numbers)
+        __builtin_memcpy(output, x, outputs * sizeof(float));
+    else
+        keep(output, x, outputs, f);
+}
+
+static inline void store_tile(const smidgen_block_of_outputs *block, int32_t (*sums)[CHUNK], uint8_t *output,
+                              size_t pitch, uint32_t count, const smidgen_finish *f, int numbers) {
+    for (uint32_t p = 0; p < count; p++)
+        store(output + p * pitch, sums[p], block->factor, block->outputs, f, numbers);
+}
+
+static void depthwise(const smidgen_depthwise *w, uint32_t places, const uint8_t *input, size_t step, uint8_t *output,
+                      size_t pitch, uint32_t count, uint32_t channels, const smidgen_finish *f) {
+    const uint32_t padded = (channels + CHUNK - 1) / CHUNK * CHUNK;
+    for (uint32_t c = 0; c < channels; c += CHUNK)
+        for (uint32_t p = 0; p < count; p++) {
+            int32_t sums[CHUNK];
+            for (int i = 0; i < CHUNK; i++)
+                sums[i] = w->bias[c + i];
+            for (uint32_t k = 0; k < places; k++) {
+                const uint8_t *x = input + p * step + w->places[k] + c;
+                const int16_t *factors = w->weights + k * padded + c;
+                for (int i = 0; i < CHUNK; i++)
+                    sums[i] += (int32_t)factors[i] * x[i];
+            }
+            store(output + p * pitch + c, sums, w->factor + c, channels - c < CHUNK ? channels - c : CHUNK, f, 0);
+        }
+}
+
+/* The greatest of a window's pixels, which lie `pitch` bytes apart in rows that are `row` bytes apart. */
+static void maximum(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
+                    uint32_t channels) {
+    for (uint32_t c = 0; c < channels; c += CHUNK) {
+        uint8_t most[CHUNK] = {0};
+        for (uint32_t y = 0; y < height; y++)
+            for (uint32_t x = 0; x < width; x++) {
+                const uint8_t *in = input + y * row + x * pitch + c;
+                for (int i = 0; i < CHUNK; i++)
+                    most[i] = most[i] > in[i] ? most[i] : in[i];
+            }
+        if (channels - c >= CHUNK)
+            __builtin_memcpy(output + c, most, CHUNK);
+        else
+            __builtin_memcpy(output + c, most, channels - c);
+    }
+}
+
+/* The mean of a window's pixels: (sum - zeros) * factor, as integers or numbers. */
+static void average(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
+                    uint32_t channels, int32_t zeros, float factor, const smidgen_finish *f, int numbers) {
+    float factors[CHUNK];
+    for (int i = 0; i < CHUNK; i++)
+        factors[i] = factor;
+    for (uint32_t c = 0; c < channels; c += CHUNK) {
+        int32_t sums[CHUNK];
+        for (int i = 0; i < CHUNK; i++)
+            sums[i] = -zeros;
+        for (uint32_t y = 0; y < height; y++)
+            for (uint32_t x = 0; x < width; x++) {
+                const uint8_t *in = input + y * row + x * pitch + c;
+                for (int i = 0; i < CHUNK; i++)
+                    sums[i] += in[i];
+            }
+        store(output + c * (numbers ? sizeof(float) : 1), sums, factors, channels - c < CHUNK ? channels - c : CHUNK, f,
+              numbers);
+    }
+}
+
+static void sum(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels, const int32_t zeros[2],
+                const float factors[2], const smidgen_finish *f) {
+    for (uint32_t c = 0; c < channels; c += CHUNK) {
+        float x[CHUNK];
+        for (int i = 0; i < CHUNK; i++)
+            x[i] = (float)(one[c + i] - zeros[0]) * factors[0] + (float)(other[c + i] - zeros[1]) * factors[1];
+        keep(output + c, x, channels - c, f);
+    }
+}
+
+static void product(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
+                    const int32_t zeros[2], float factor, const smidgen_finish *f) {
+    for (uint32_t c = 0; c < channels; c += CHUNK) {
+        float x[CHUNK];
+        for (int i = 0; i < CHUNK; i++)
+            x[i] = (float)((one[c + i] - zeros[0]) * (other[c + i] - zeros[1])) * factor;
+        keep(output + c, x, channels - c, f);
+    }
+}
+
+/* A row of the input: numbers to integers that lie `pitch` bytes apart. */
+static void quantize(uint8_t *output, const float *input, size_t pitch, uint32_t count, float factor,
+                     const smidgen_finish *f) {
+    for (uint32_t at = 0; at < count; at += CHUNK) {
+        const uint32_t some = count - at < CHUNK ? count - at : CHUNK;
+        float x[CHUNK] = {0};
+        uint8_t made[CHUNK];
+        for (uint32_t i = 0; i < some; i++)
+            x[i] = input[at + i] * factor;
+        finish_chunk(made, x, f);
+        for (uint32_t i = 0; i < some; i++)
+            output[(at + i) * pitch] = made[i];
+    }
+}
+
+#define SMIDGEN_KERNELS(lanes, transposed)                                                                             \
+    { lanes, transposed, convolve, depthwise, maximum, average, sum, product, quantize }
