@@ -197,6 +197,11 @@ typedef struct {
 int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
                  size_t work_size, smidgen_network **network);
 
+/* How much memory and work a file's network needs at most, on any processor: what a file's header says. Both buffers as
+ * for smidgen_load, which is done three times; SMIDGEN_SPACE if one is too small. */
+int smidgen_needs(const uint8_t *data, size_t size, void *memory, size_t memory_size, void *work, size_t work_size,
+                  uint64_t needs[2]);
+
 /* What is known about a network. */
 void smidgen_about(const smidgen_network *network, smidgen_facts *facts);
 

@@ -494,8 +494,8 @@ static int load_sections(loader *l, const uint8_t *data, size_t size, const smid
     return status;
 }
 
-int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
-                 size_t work_size, smidgen_network **network) {
+static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels, void *memory, size_t memory_size,
+                void *work, size_t work_size, smidgen_network **network) {
     static const smidgen_network empty;
     loader l = {0, 0, 0, 0, {memory, 0, memory_size, 0, 0}, {work, 0, work_size, 0, 0}};
     smidgen_network *n;
@@ -503,14 +503,13 @@ int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t
     int status = smidgen_open(data, size, &file);
     if (status)
         return status;
-    if (file.sections[SMIDGEN_PROGRAM].size == 0 || !smidgen_can(way))
+    if (file.sections[SMIDGEN_PROGRAM].size == 0)
         return SMIDGEN_USAGE;
     l.network = n = smidgen_take(&l.memory, sizeof(smidgen_network), 64);
     if (!n)
         return SMIDGEN_SPACE;
     *n = empty;
-    n->way = (uint32_t)way;
-    n->kernels = smidgen_kernels_of(way);
+    n->kernels = kernels;
     l.payload = data + file.sections[SMIDGEN_PAYLOAD].offset;
     status = load_sections(&l, data, size, &file);
     for (uint32_t i = 0; i < n->operation_count && !status; i++)
@@ -521,15 +520,42 @@ int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t
     n->input_factor = (float)(1.0 / n->values[0].scale);
     if (!is_finite(n->input_factor))
         return SMIDGEN_BAD_PROGRAM;
-    prepare_pixels(n);
     n->arena = smidgen_take(&l.memory, (size_t)n->arena_size + 64, 64); /* kernels read a little past a tensor's end */
     if (!n->arena)
         return SMIDGEN_SPACE;
-    for (size_t i = 0; i < (size_t)n->arena_size + 64; i++)
-        n->arena[i] = 0;
     n->memory = l.memory.most;
     n->work = l.work.most;
     *network = n;
+    return 0;
+}
+
+int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
+                 size_t work_size, smidgen_network **network) {
+    int status;
+    if (!smidgen_can(way))
+        return SMIDGEN_USAGE;
+    status = load(data, size, smidgen_kernels_of(way), memory, memory_size, work, work_size, network);
+    if (status)
+        return status;
+    (*network)->way = (uint32_t)way;
+    prepare_pixels(*network);
+    for (size_t i = 0; i < (size_t)(*network)->arena_size + 64; i++)
+        (*network)->arena[i] = 0;
+    return 0;
+}
+
+int smidgen_needs(const uint8_t *data, size_t size, void *memory, size_t memory_size, void *work, size_t work_size,
+                  uint64_t needs[2]) {
+    needs[0] = needs[1] = 0;
+    for (uint32_t lanes = 0; lanes <= 2; lanes++) {
+        const smidgen_kernels kernels = {.lanes = lanes};
+        smidgen_network *n;
+        const int status = load(data, size, &kernels, memory, memory_size, work, work_size, &n);
+        if (status)
+            return status;
+        needs[0] = n->memory > needs[0] ? n->memory : needs[0];
+        needs[1] = n->work > needs[1] ? n->work : needs[1];
+    }
     return 0;
 }
 

@@ -1,6 +1,10 @@
 /* run: the operations of a network, one after the other; each can be cut into parts for several threads. */
 #include "engine.h"
 
+#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#include <cpuid.h>
+#endif
+
 const smidgen_kernels *smidgen_kernels_of(int way) {
     switch (way) {
     case SMIDGEN_PORTABLE:
@@ -16,18 +20,37 @@ const smidgen_kernels *smidgen_kernels_of(int way) {
     }
 }
 
-int smidgen_can(int way) {
-    if (!smidgen_kernels_of(way))
-        return 0;
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
-    __builtin_cpu_init();
+/* Registers that the operating system keeps for each thread, by the bits of XCR0. */
+static uint32_t kept_registers(void) {
+    uint32_t a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
+        return 0;
+    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+    return a;
+}
+
+static int processor_can(int way) {
+    const uint32_t avx = 0x6, avx512 = 0xe6, needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
+    const uint32_t kept = kept_registers();
+    uint32_t a, b, c, d;
+    if (way < SMIDGEN_AVX2)
+        return 1;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return 0;
     if (way == SMIDGEN_AVX2)
-        return __builtin_cpu_supports("avx2") != 0;
-    if (way == SMIDGEN_AVX512_VNNI)
-        return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-#endif
+        return (kept & avx) == avx && (b & bit_AVX2);
+    return (kept & avx512) == avx512 && (b & needed) == needed && (c & bit_AVX512VNNI);
+}
+#else
+static int processor_can(int way) {
+    (void)way;
     return 1;
+}
+#endif
+
+int smidgen_can(int way) {
+    return smidgen_kernels_of(way) && processor_can(way);
 }
 
 int smidgen_best_way(void) {
