@@ -82,11 +82,11 @@ static void walk(const uint8_t *data, size_t size, const smidgen_file *file, con
 }
 
 static void read_file(const uint8_t *data, size_t size, const smidgen_file *file) {
-    for (int kind = 0; kind < SMIDGEN_PAYLOAD; kind++) {
+    for (int kind = 0; kind < SMIDGEN_SECTIONS; kind++) {
         const smidgen_section *s = &file->sections[kind];
         smidgen_plane plane = {1, (uint32_t)s->size, 1, 256, 256};
         uint8_t *text;
-        if (s->size > MOST_SYMBOLS)
+        if (kind == SMIDGEN_PAYLOAD || s->size > MOST_SYMBOLS)
             continue;
         if (decode((int)s->codec, &plane, data + s->offset, (size_t)s->stored, &text) == 0 && kind == SMIDGEN_INDEX)
             walk(data, size, file, text, (size_t)s->size);
@@ -103,11 +103,18 @@ static void repair_checksum(uint8_t *copy, size_t size) {
     put(copy + 12, smidgen_crc32(smidgen_crc32(0, copy, 12), copy + 16, size - 16), 4);
 }
 
+static size_t header_of(const uint8_t *data) {
+    return data[4] == 2 ? 92 : 72;
+}
+
 /* Gives the payload what the other sections leave, if they leave anything. */
 static void repair_length(uint8_t *copy, size_t size) {
-    uint64_t rest = size - 72;
-    for (int kind = 0; kind < SMIDGEN_PAYLOAD; kind++) {
+    const int known = copy[4] == 2 ? SMIDGEN_SECTIONS : SMIDGEN_PROGRAM;
+    uint64_t rest = size - header_of(copy);
+    for (int kind = 0; kind < known; kind++) {
         uint64_t stored = 0;
+        if (kind == SMIDGEN_PAYLOAD)
+            continue;
         for (int i = 7; i >= 0; i--)
             stored = stored << 8 | copy[16 + 8 * kind + i];
         if (stored > rest)
@@ -123,9 +130,9 @@ static void decode_file(const uint8_t *data, size_t size) {
     int status;
     memcpy(copy, data, size);
     status = smidgen_open(copy, size, &file);
-    if (size >= 72 && status == SMIDGEN_BAD_LENGTH)
+    if (size > 4 && size >= header_of(copy) && status == SMIDGEN_BAD_LENGTH)
         repair_length(copy, size);
-    if (size >= 72 && status != 0) {
+    if (size > 4 && size >= header_of(copy) && status != 0) {
         repair_checksum(copy, size);
         status = smidgen_open(copy, size, &file);
     }

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { HEADER = 72, ROOM = 64 };
+enum { ROOM = 64 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -70,19 +70,18 @@ static void tweak_somewhere(uint8_t *bytes, size_t size) {
         tweak(bytes + below(size - width + 1), width);
 }
 
-/* One of the fields that docs/format.md puts into the header. */
+/* One of the fields that docs/format.md puts into the header: version, codecs, reserved bytes, lengths, numbers. */
 static void tweak_header(uint8_t *bytes, size_t size) {
-    size_t field = below(17);
-    if (size < HEADER)
+    const size_t sections = size > 4 && bytes[4] == 2 ? 6 : 5, numbers = sections == 6 ? 7 : 4;
+    size_t field = below(8 + sections + numbers);
+    if (size < 16 + 8 * sections + 4 * numbers)
         return;
-    if (field < 7)
+    if (field < 8)
         tweak(bytes + 4 + field, 1);
-    else if (field == 7)
-        tweak(bytes + 10, 2);
-    else if (field < 13)
+    else if (field < 8 + sections)
         tweak(bytes + 16 + 8 * (field - 8), 8);
     else
-        tweak(bytes + 56 + 4 * (field - 13), 4);
+        tweak(bytes + 16 + 8 * sections + 4 * (field - 8 - sections), 4);
 }
 
 /* Changes the bytes, which have room for ROOM more; returns their new number. */

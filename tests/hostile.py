@@ -18,7 +18,8 @@ from smidgen.code import Affine, Code, Table, Trellis
 from smidgen.codecs import codec_by_id
 from smidgen.file import SECTIONS
 
-HEADER = 72
+HEADERS = {1: 72, 2: 92}
+TEXTS = ("metadata", "labels", "graph", "index", "program")
 SETTINGS = json.dumps({"preprocessing": None, "metadata": {}}).encode()
 EDGES = (0, 1, 127, 128, 255, 256, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1)
 
@@ -32,7 +33,8 @@ class Parts:
         codecs: ids, raw where not said.
         sizes: once decoded; the stored length where not said.
         lengths: that the header claims; the truth where not said.
-        start: magic, version and reserved bytes.
+        magic, version, reserved: how the file begins; of version 1 it has no program.
+        memory, work: what a header of version 2 says of running it.
         trailing: bytes after the last section.
     """
 
@@ -43,27 +45,40 @@ class Parts:
     magic: bytes = b"\x89SMG"
     version: int = 1
     reserved: int = 0
+    memory: int = 0
+    work: int = 0
     trailing: bytes = b""
 
     def build(self) -> bytes:
         """The file, with a right checksum."""
-        sections = {name: self.sections.get(name, SETTINGS if name == "metadata" else b"") for name in SECTIONS}
-        lengths = [self.lengths.get(name, len(sections[name])) for name in SECTIONS]
-        sizes = [self.sizes.get(name, len(sections[name])) for name in SECTIONS[:4]]
-        ids = [self.codecs.get(name, 0) for name in SECTIONS]
-        start = self.magic + struct.pack("<6BH", self.version, *ids, self.reserved)
-        body = struct.pack("<5Q4I", *lengths, *sizes) + b"".join(sections.values()) + self.trailing
+        names = SECTIONS if self.version == 2 else SECTIONS[:5]
+        sections = {name: self.sections.get(name, SETTINGS if name == "metadata" else b"") for name in names}
+        lengths = [self.lengths.get(name, len(sections[name])) for name in names]
+        numbers = [self.sizes.get(name, len(sections[name])) for name in names if name in TEXTS]
+        numbers += [self.memory, self.work] if self.version == 2 else []
+        start = self.magic + bytes([self.version, *(self.codecs.get(name, 0) for name in names)])
+        start += self.reserved.to_bytes(12 - len(start), "little")
+        body = struct.pack(f"<{len(lengths)}Q{len(numbers)}I", *lengths, *numbers)
+        body += b"".join(sections.values()) + self.trailing
         return start + struct.pack("<I", zlib.crc32(body, zlib.crc32(start))) + body
 
 
 def take_apart(data: bytes) -> Parts:
     """The parts of a valid file."""
-    lengths, sizes = struct.unpack_from("<5Q", data, 16), struct.unpack_from("<4I", data, 56)
-    ends = [HEADER + sum(lengths[: i + 1]) for i in range(5)]
+    version = data[4]
+    names = SECTIONS if version == 2 else SECTIONS[:5]
+    texts = [name for name in names if name in TEXTS]
+    lengths = struct.unpack_from(f"<{len(names)}Q", data, 16)
+    sizes = struct.unpack_from(f"<{len(texts)}I", data, 16 + 8 * len(names))
+    memory, work = struct.unpack_from("<II", data, 84) if version == 2 else (0, 0)
+    ends = [HEADERS[version] + sum(lengths[: i + 1]) for i in range(len(names))]
     return Parts(
-        {name: data[end - length : end] for name, end, length in zip(SECTIONS, ends, lengths, strict=True)},
-        dict(zip(SECTIONS, data[5:10], strict=True)),
-        dict(zip(SECTIONS[:4], sizes, strict=True)),
+        {name: data[end - length : end] for name, end, length in zip(names, ends, lengths, strict=True)},
+        dict(zip(names, data[5:], strict=False)),
+        dict(zip(texts, sizes, strict=True)),
+        version=version,
+        memory=memory,
+        work=work,
     )
 
 
@@ -71,15 +86,15 @@ def with_raw_texts(data: bytes) -> bytes:
     """The same file with its texts stored as they are, so that a changed byte changes one byte of the index."""
     parts = take_apart(data)
     sections = dict(parts.sections)
-    for name in SECTIONS[:4]:
+    for name, size in parts.sizes.items():
         if parts.codecs[name]:
-            sections[name] = codec_by_id(parts.codecs[name]).decode(sections[name], (parts.sizes[name],)).tobytes()
-    return Parts(sections).build()
+            sections[name] = codec_by_id(parts.codecs[name]).decode(sections[name], (size,)).tobytes()
+    return replace(parts, sections=sections, codecs={}, sizes={}).build()
 
 
 def with_checksum(data: bytes) -> bytes:
     """The same bytes with the checksum that belongs to them."""
-    if len(data) < HEADER:
+    if len(data) < HEADERS[1]:
         return data
     return data[:12] + struct.pack("<I", zlib.crc32(data[16:], zlib.crc32(data[:12]))) + data[16:]
 
@@ -223,7 +238,7 @@ def mutate_parts(data: bytes, rng: random.Random) -> bytes:
     """One to three small changes of a valid file's sections or header fields, with lengths and checksum repaired."""
     parts = take_apart(data)
     for _ in range(rng.randint(1, 3)):
-        name = rng.choice(SECTIONS)
+        name = rng.choice(list(parts.sections))
         kind = rng.randrange(8)
         if kind == 0:
             parts = replace(parts, codecs={**parts.codecs, name: rng.randrange(10)})

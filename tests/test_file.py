@@ -6,6 +6,7 @@ import struct
 import time
 import tracemalloc
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from smidgen._core import ffi, lib
 
 import smidgen
 from smidgen.archive import Archive, Label, Preprocessing
@@ -85,7 +87,7 @@ def assert_same(one: Archive, other: Archive) -> None:
         else:
             assert isinstance(found, np.ndarray)
             assert (found.dtype, found.shape, found.tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes())
-    parts = ("graph", "preprocessing", "labels", "metadata")
+    parts = ("graph", "preprocessing", "labels", "metadata", "program")
     assert all(getattr(one, part) == getattr(other, part) for part in parts)
 
 
@@ -137,6 +139,60 @@ def test_the_plain_twin_refuses_the_same(archive: Archive, seed: int) -> None:
         read(data)
     else:
         with pytest.raises(FormatError):
+            read(data)
+
+
+def with_program(archive: Archive, program: bytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A file with any bytes for a program, which the engine need not accept."""
+    monkeypatch.setattr("smidgen.run.native.claims", lambda data: (1 << 20, 4096))
+    return write(replace(archive, program=program))
+
+
+def test_a_file_with_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = bytes(range(200)) * 7
+    data = with_program(small_archive(), program, monkeypatch)
+    assert (data[4], struct.unpack_from("<II", data, 84)) == (2, (1 << 20, 4096))
+    assert_same(replace(small_archive(), program=program), read(data))
+    assert reference.sections(data)[5] == program
+    assert [record.name for record in reference.records(data)] == list(small_archive().tensors)
+    sizes = section_sizes(data)
+    assert list(sizes)[-2:] == ["payload", "program"]
+    assert (sizes["header"], sum(sizes.values())) == (92, len(data))
+    assert "program" not in section_sizes(write(small_archive()))
+
+
+def test_the_core_decodes_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = with_program(small_archive(), bytes(range(256)), monkeypatch)
+    for whole in (data, write(small_archive())):
+        header, scratch = ffi.new("smidgen_file *"), ffi.new("uint64_t[]", 3 << 17)
+        given_ = ffi.from_buffer("uint8_t[]", whole)
+        assert lib.smidgen_open(given_, len(whole), header) == 0
+        assert (header.version, header.memory, header.work) == ((2, 1 << 20, 4096) if whole is data else (1, 0, 0))
+        for kind, expected in enumerate(reference.sections(whole)):
+            out = ffi.new("uint8_t[]", len(expected) + 1)
+            status = lib.smidgen_read_section(given_, header, kind, out, scratch)
+            assert status == (lib.SMIDGEN_USAGE if kind == lib.SMIDGEN_PAYLOAD else 0)
+            assert status or bytes(out)[:-1] == expected
+        assert lib.smidgen_read_section(given_, header, 6, ffi.NULL, scratch) == lib.SMIDGEN_USAGE
+        assert lib.smidgen_read_section(given_, header, -1, ffi.NULL, scratch) == lib.SMIDGEN_USAGE
+
+
+def test_the_plain_twin_refuses_the_same_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    sound = with_program(Archive(b"graph", {"w": np.zeros(3, np.float32)}), b"program", monkeypatch)
+    for _ in range(600):
+        damaged = bytearray(sound)
+        for _ in range(int(rng.integers(1, 3))):
+            damaged[rng.integers(92)] = rng.choice([0, 1, 2, 3, 6, 9, 255])
+        data = repaired(bytes(damaged[: len(damaged) - int(rng.integers(0, 8) == 0)]))
+        try:
+            accepted = reference.records(data) is not None
+        except ValueError:
+            accepted = False
+        if not accepted:
+            with pytest.raises(FormatError):
+                read(data)
+        elif reference.sections(data)[:2] == reference.sections(sound)[:2]:
             read(data)
 
 

@@ -2,7 +2,7 @@
  * before a reader allocates anything. docs/format.md has the layout. */
 #include "internal.h"
 
-enum { HEADER = 72, NONE = 255, MAX_RANK = 8, MAX_BLOCKS = 16, TYPES = 12 };
+enum { NONE = 255, MAX_RANK = 8, MAX_BLOCKS = 16, TYPES = 12 };
 #define MAX_ELEMENTS ((uint64_t)1 << 31)
 #define MAX_SYMBOLS ((uint64_t)1 << 32)
 #define MAX_TEXT ((uint64_t)16 << 20)
@@ -16,7 +16,7 @@ static uint64_t little(const uint8_t *p, int bytes) {
 }
 
 static int check_section(const smidgen_section *s, int kind) {
-    uint64_t most = kind == SMIDGEN_METADATA || kind == SMIDGEN_LABELS ? MAX_TEXT : MAX_GRAPH;
+    uint64_t most = kind == SMIDGEN_GRAPH || kind == SMIDGEN_INDEX ? MAX_GRAPH : MAX_TEXT;
     if (kind == SMIDGEN_PAYLOAD)
         return s->codec == SMIDGEN_RAW ? 0 : SMIDGEN_BAD_SECTION;
     if (s->codec != SMIDGEN_RAW && s->codec != SMIDGEN_TEXT && s->codec != SMIDGEN_LINES)
@@ -26,38 +26,70 @@ static int check_section(const smidgen_section *s, int kind) {
     return s->size <= most && s->size / 256 <= s->stored ? 0 : SMIDGEN_BAD_LIMIT;
 }
 
-int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file) {
-    static const uint8_t magic[4] = {0x89, 'S', 'M', 'G'};
-    uint64_t offset = HEADER;
-    for (size_t i = 0; i < 4; i++)
-        if (i >= size || data[i] != magic[i])
-            return SMIDGEN_BAD_MAGIC;
-    if (size > 4 && data[4] != 1)
-        return SMIDGEN_BAD_VERSION;
-    if (size < HEADER)
+/* The sections as the header gives them, which has room for as many as its version knows; the others are empty. */
+static int take_sections(const uint8_t *data, size_t size, smidgen_file *file) {
+    static const smidgen_section empty;
+    const int known = file->version == 1 ? SMIDGEN_PROGRAM : SMIDGEN_SECTIONS;
+    const uint8_t *stored = data + 16, *decoded = stored + 8 * known;
+    uint64_t offset = file->version == 1 ? 72 : 92;
+    if (size < offset)
         return SMIDGEN_BAD_LENGTH;
     for (int kind = 0; kind < SMIDGEN_SECTIONS; kind++) {
         smidgen_section *s = &file->sections[kind];
-        s->codec = data[5 + kind];
+        *s = empty;
         s->offset = offset;
-        s->stored = little(data + 16 + 8 * kind, 8);
-        s->size = kind == SMIDGEN_PAYLOAD ? s->stored : little(data + 56 + 4 * kind, 4);
+        if (kind >= known)
+            continue;
+        s->codec = data[5 + kind];
+        s->stored = little(stored + 8 * kind, 8);
+        s->size = s->stored;
+        if (kind != SMIDGEN_PAYLOAD) {
+            s->size = little(decoded, 4);
+            decoded += 4;
+        }
         if (s->stored > size - offset)
             return SMIDGEN_BAD_LENGTH;
         offset += s->stored;
     }
-    if (offset != size)
+    file->memory = file->version == 1 ? 0 : (uint32_t)little(data + 84, 4);
+    file->work = file->version == 1 ? 0 : (uint32_t)little(data + 88, 4);
+    return offset == size ? 0 : SMIDGEN_BAD_LENGTH;
+}
+
+int smidgen_open(const uint8_t *data, size_t size, smidgen_file *file) {
+    static const uint8_t magic[4] = {0x89, 'S', 'M', 'G'};
+    int status;
+    for (size_t i = 0; i < 4; i++)
+        if (i >= size || data[i] != magic[i])
+            return SMIDGEN_BAD_MAGIC;
+    if (size == 4)
         return SMIDGEN_BAD_LENGTH;
+    file->version = data[4];
+    if (file->version != 1 && file->version != 2)
+        return SMIDGEN_BAD_VERSION;
+    status = take_sections(data, size, file);
+    if (status)
+        return status;
     if (smidgen_crc32(smidgen_crc32(0, data, 12), data + 16, size - 16) != little(data + 12, 4))
         return SMIDGEN_BAD_CHECKSUM;
-    if (little(data + 10, 2) != 0)
+    if (data[11] != 0 || (file->version == 1 && data[10] != 0))
         return SMIDGEN_BAD_SECTION;
     for (int kind = 0; kind < SMIDGEN_SECTIONS; kind++) {
-        int status = check_section(&file->sections[kind], kind);
+        status = check_section(&file->sections[kind], kind);
         if (status)
             return status;
     }
     return 0;
+}
+
+int smidgen_read_section(const uint8_t *data, const smidgen_file *file, int section, uint8_t *out, void *scratch) {
+    const smidgen_section *s;
+    smidgen_plane plane = {1, 1, 1, 256, 256};
+    if (section < 0 || section >= SMIDGEN_SECTIONS || section == SMIDGEN_PAYLOAD)
+        return SMIDGEN_USAGE;
+    s = &file->sections[section];
+    plane.columns = (uint32_t)s->size;
+    return smidgen_decode((int)s->codec, &plane, data + s->offset, (size_t)s->stored, out, scratch);
 }
 
 uint64_t smidgen_limit(uint64_t file_size) {

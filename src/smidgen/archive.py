@@ -82,6 +82,7 @@ class Archive:
         preprocessing: how a picture becomes the input, or None if unknown.
         labels: the classes in the order of the scores; empty if unknown.
         metadata: plain JSON values; ``{"zoo": {"name": ..., **arguments}}`` says how to rebuild the module.
+        program: the program section, by which the network runs in integers; empty if there is none.
     """
 
     graph: bytes
@@ -89,6 +90,7 @@ class Archive:
     preprocessing: Preprocessing | None = None
     labels: tuple[Label, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    program: bytes = b""
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Every weight as a plain array, decoded from its code; float32 where it was a code."""

@@ -46,8 +46,7 @@ TEXT_CODECS = ("text", "lines")
 """For all that is not a plane; the shortest is kept."""
 
 MAGIC = b"\x89SMG"
-VERSION = 1
-SECTIONS = ("metadata", "labels", "graph", "index", "payload")
+SECTIONS = ("metadata", "labels", "graph", "index", "payload", "program")
 TYPES = ("", "<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
 NO_AXIS = 255
 TRELLISES = {lib.SMIDGEN_TRELLIS: 8, lib.SMIDGEN_TRELLIS64: 64}
@@ -55,12 +54,13 @@ TRELLISES = {lib.SMIDGEN_TRELLIS: 8, lib.SMIDGEN_TRELLIS64: 64}
 
 REASONS = {
     lib.SMIDGEN_BAD_MAGIC: "not a smidgen file: it does not begin as one",
-    lib.SMIDGEN_BAD_VERSION: f"its version is not {VERSION}, the one that this smidgen reads",
+    lib.SMIDGEN_BAD_VERSION: "its version is not 1 or 2, those that this smidgen reads",
     lib.SMIDGEN_BAD_LENGTH: "truncated or extended: its length is not what its header says",
     lib.SMIDGEN_BAD_CHECKSUM: "damaged: the checksum does not match",
     lib.SMIDGEN_BAD_SECTION: "invalid: a section has an unknown codec or contradicts itself",
     lib.SMIDGEN_BAD_TENSOR: "invalid: a tensor's record contradicts itself",
     lib.SMIDGEN_BAD_LIMIT: "refused: it claims more data than a file of its size can hold",
+    lib.SMIDGEN_BAD_PROGRAM: "invalid: its program contradicts itself or its tensors",
 }
 
 
@@ -138,7 +138,7 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
         texts = (metadata.encode(), labels.encode(), archive.graph, b"".join(index))
     except (TypeError, ValueError, RecursionError) as error:  # among them UnicodeEncodeError, of half a character
         raise InputError(f"metadata and labels must be plain JSON values and whole characters: {error}") from None
-    data = _assemble(texts, b"".join(payload))
+    data = _assemble(texts, b"".join(payload), archive.program)
     try:
         _open_header(data)
         _parse_index(texts[3], sum(map(len, payload)), len(data))
@@ -150,20 +150,34 @@ def write(archive: Archive, codecs: tuple[str, ...] = SMALLEST) -> bytes:
     return data
 
 
-def _assemble(texts: tuple[bytes, ...], payload: bytes) -> bytes:
-    ids, stored = [], []
-    for text in texts:
-        coded = [(CODECS[name].id, CODECS[name].encode(np.frombuffer(text, np.uint8))) for name in TEXT_CODECS]
-        # the format bounds how much a short section may expand to, and how long a hostile one may take
-        allowed = [(CODECS["raw"].id, text), *(pair for pair in coded if len(text) // 256 <= len(pair[1]))]
-        codec, shortest = min(allowed, key=lambda pair: len(pair[1]))
-        ids.append(codec)
-        stored.append(shortest)
-    sections = [*stored, payload]
-    start = MAGIC + struct.pack("<6BH", VERSION, *ids, CODECS["raw"].id, 0)
-    table = struct.pack("<5Q", *map(len, sections)) + struct.pack("<4I", *map(len, texts))
-    body = table + b"".join(sections)
+def _assemble(texts: tuple[bytes, ...], payload: bytes, program: bytes) -> bytes:
+    sections = [*map(_shortest_text, texts), (CODECS["raw"].id, payload)]
+    if not program:
+        return _with_header(1, sections, list(map(len, texts)))
+    from smidgen.run.native import claims
+
+    sections.append(_shortest_text(program))
+    sizes = [*map(len, texts), len(program)]
+    memory, work = claims(_with_header(2, sections, [*sizes, 0, 0]))
+    return _with_header(2, sections, [*sizes, memory, work])
+
+
+def _with_header(version: int, sections: list[tuple[int, bytes]], numbers: list[int]) -> bytes:
+    """The file of these sections, each with its codec; ``numbers`` follow their lengths."""
+    ids = bytes(codec for codec, _ in sections)
+    start = MAGIC + bytes([version]) + ids.ljust(7, b"\0")
+    lengths = [len(stored) for _, stored in sections]
+    body = struct.pack(f"<{len(lengths)}Q{len(numbers)}I", *lengths, *numbers) + b"".join(
+        stored for _, stored in sections
+    )
     return start + struct.pack("<I", zlib.crc32(body, zlib.crc32(start))) + body
+
+
+def _shortest_text(text: bytes) -> tuple[int, bytes]:
+    coded = [(CODECS[name].id, CODECS[name].encode(np.frombuffer(text, np.uint8))) for name in TEXT_CODECS]
+    # the format bounds how much a short section may expand to, and how long a hostile one may take
+    allowed = [(CODECS["raw"].id, text), *(pair for pair in coded if len(text) // 256 <= len(pair[1]))]
+    return min(allowed, key=lambda pair: len(pair[1]))
 
 
 def _shortest(symbols: NDArray[np.uint8], levels: int, zero: int, codecs: tuple[str, ...]) -> tuple[int, bytes]:
@@ -259,7 +273,8 @@ def read(data: bytes, origin: str = "the data") -> Archive:
             decoded = pool.map(lambda pair: _decode_tensor(pair[1], payload), records)
             tensors = dict(zip((name for name, _ in records), decoded, strict=True))
         preprocessing, metadata = _parse_metadata(texts["metadata"])
-        return Archive(texts["graph"], tensors, preprocessing, _parse_labels(texts["labels"]), metadata)
+        labels = _parse_labels(texts["labels"])
+        return Archive(texts["graph"], tensors, preprocessing, labels, metadata, texts["program"])
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
 
@@ -308,13 +323,14 @@ def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:
 
 
 def section_sizes(data: bytes) -> dict[str, int]:
-    """Bytes of the header and of each section as they lie in the file; together they are the file.
+    """Bytes of the header and of each section as they lie in the file, the program where there is one; together they
+    are the file.
 
     Raises:
         FormatError: the bytes are not a valid file of this version.
     """
     header = _open_header(data)
-    sizes = {name: int(header.sections[i].stored) for i, name in enumerate(SECTIONS)}
+    sizes = {name: int(header.sections[i].stored) for i, name in enumerate(SECTIONS[: 4 + header.version])}
     return {"header": len(data) - sum(sizes.values()), **sizes}
 
 

@@ -68,6 +68,10 @@ def picture(**changes: object) -> bytes:
     return metadata(json.dumps({"preprocessing": {**PICTURE, **changes}, "metadata": {}}).encode())
 
 
+def relabelled(data: bytes, version: int) -> bytes:
+    return data[:4] + bytes([version]) + data[5:]
+
+
 def small() -> bytes:
     return with_raw_texts(write(small_archive()))
 
@@ -77,8 +81,29 @@ ATTACKS: dict[str, tuple[Callable[[], bytes], str]] = {
     "nothing": (lambda: b"", "does not begin"),
     "another magic": (lambda: Parts(magic=b"PK\3\4").build(), "does not begin"),
     "a pickle": (lambda: b"\x80\x04cos\nsystem\n" + bytes(99), "does not begin"),
-    "a later version": (lambda: Parts(version=2).build(), "its version"),
+    "a later version": (lambda: Parts(version=3).build(), "its version"),
+    "version 0": (lambda: Parts(version=0).build(), "its version"),
     "header alone, cut": (lambda: Parts().build()[:71], LENGTH),
+    "header of version 2, cut": (lambda: Parts(version=2).build()[:91], LENGTH),
+    "version 2 in a header of version 1": (lambda: with_checksum(relabelled(Parts().build(), 2)), LENGTH),
+    "version 1 in a header of version 2": (lambda: with_checksum(relabelled(Parts(version=2).build(), 1)), LENGTH),
+    "terabyte program": (lambda: Parts(version=2, lengths={"program": 2**40}).build(), LENGTH),
+    "reserved byte of version 2 set": (lambda: Parts(version=2, reserved=1).build(), SECTION),
+    "unknown codec of the program": (lambda: Parts(version=2, codecs={"program": 10}).build(), SECTION),
+    "coded payload of version 2": (lambda: Parts(version=2, codecs={"payload": 9}).build(), SECTION),
+    "raw program of another size": (
+        lambda: Parts({"program": b"abc"}, sizes={"program": 4}, version=2).build(),
+        SECTION,
+    ),
+    "program bomb": (lambda: Parts({"program": b"\1"}, {"program": 9}, {"program": 2**24}, version=2).build(), LIMIT),
+    "program of 17 MB": (
+        lambda: Parts({"program": bytes(70000)}, {"program": 6}, {"program": 17 << 20}, version=2).build(),
+        LIMIT,
+    ),
+    "program that ends too early": (
+        lambda: Parts({"program": b"ab" * 20}, {"program": 9}, {"program": 9}, version=2).build(),
+        DAMAGED,
+    ),
     "terabyte payload": (lambda: Parts(lengths={"payload": 2**40}).build(), LENGTH),
     "lengths that wrap round": (lambda: Parts(lengths={"metadata": 2**64 - 8, "labels": 110}).build(), LENGTH),
     "largest lengths": (
@@ -219,6 +244,7 @@ def test_readme_lists_every_attack() -> None:
 def test_helpers_build_valid_files() -> None:
     # else the attacks above would be refused for the wrong reason
     assert read(Parts().build()).tensors == {}
+    assert read(Parts({"program": b"of any kind"}, version=2).build()).program == b"of any kind"
     assert read(index(array_record(), payload=b"\7")).tensors["w"] == np.array([7])
     np.testing.assert_array_equal(read(code()).weights()["w"], np.array([[0.5, -0.5], [0.5, -0.5]]))
     np.testing.assert_array_equal(read(table()).weights()["w"], np.zeros((2, 2)))

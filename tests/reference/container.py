@@ -71,25 +71,29 @@ def decode(codec: int, plane: Plane, data: bytes) -> list[int]:
 
 
 def sections(data: bytes) -> list[bytes]:
-    """Metadata, labels, graph, index and payload, decoded."""
+    """Metadata, labels, graph, index, payload and program, decoded; a file of version 1 has no program."""
     require(data[:4] == b"\x89SMG", "magic")
-    require(data[4:5] == b"\x01" and len(data) >= 72, "version or length")
-    codecs, reserved, crc = data[5:10], data[10:12], struct.unpack("<I", data[12:16])[0]
-    stored, sizes = struct.unpack("<5Q", data[16:56]), struct.unpack("<4I", data[56:72])
-    require(72 + sum(stored) == len(data), "length")
+    require(data[4:5] in (b"\x01", b"\x02"), "version")
+    known, header = (5, 72) if data[4] == 1 else (6, 92)
+    require(len(data) >= header, "length")
+    codecs, reserved, crc = data[5 : 5 + known], data[5 + known : 12], struct.unpack("<I", data[12:16])[0]
+    stored = struct.unpack_from(f"<{known}Q", data, 16)
+    sizes = list(struct.unpack_from(f"<{known - 1}I", data, 16 + 8 * known))
+    sizes.insert(4, stored[4])
+    require(header + sum(stored) == len(data), "length")
     require(zlib.crc32(data[:12] + data[16:]) == crc, "checksum")
-    require(reserved == b"\0\0" and codecs[4] == 0, "reserved bytes or payload codec")
-    found, position = [], 72
+    require(not any(reserved) and codecs[4] == 0, "reserved bytes or payload codec")
+    found, position = [], header
     for i, size in enumerate(stored):
         part = data[position : position + size]
         position += size
-        if i < 4:
+        if i != 4:
             require(codecs[i] in (0, 6, 9), "section codec")
             require(codecs[i] != 0 or size == sizes[i], "section sizes")
-            require(sizes[i] <= (16 if i < 2 else 64) << 20 and sizes[i] // 256 <= size, "section limit")
+            require(sizes[i] <= (64 if i in (2, 3) else 16) << 20 and sizes[i] // 256 <= size, "section limit")
             part = bytes(decode(codecs[i], Plane(1, sizes[i], 1), part))
         found.append(part)
-    return found
+    return [*found, b""][:6]
 
 
 class Cursor:
@@ -107,7 +111,7 @@ class Cursor:
 
 def records(data: bytes) -> list[Record]:
     """Every record of a whole file, with its planes decoded."""
-    *_, index, payload = sections(data)
+    *_, index, payload, _ = sections(data)
     cursor, used, symbols = Cursor(index), 0, 0
     found: list[Record] = []
     while cursor.position < len(index):

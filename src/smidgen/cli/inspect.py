@@ -51,7 +51,7 @@ def inspect(file: Path, as_json: bool) -> None:
         for t in tensors
     ]
     blank = [""] * explained
-    others = list(sections.items())[:-1]
+    others = [(name, size) for name, size in sections.items() if name != "payload"]
     rows += [(f"({name})", "", "", "", "", f"{n:,}", f"{100 * n / total:.1f} %", *blank) for name, n in others]
     bits = f"{8 * total / max(1, weights):.2f}"
     echo_table(
