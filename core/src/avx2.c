@@ -88,13 +88,14 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
     }
 }
 
-const smidgen_kernels *smidgen_avx2_kernels(void) {
-    static const smidgen_kernels kernels = SMIDGEN_KERNELS(2, 0);
-    return &kernels;
+int smidgen_avx2_kernels(smidgen_kernels *kernels) {
+    set_kernels(kernels, 2, 0);
+    return 1;
 }
 #pragma GCC pop_options
 #else
-const smidgen_kernels *smidgen_avx2_kernels(void) {
+int smidgen_avx2_kernels(smidgen_kernels *kernels) {
+    (void)kernels;
     return 0;
 }
 #endif

@@ -90,19 +90,18 @@ typedef struct {
                      const smidgen_finish *finish);
 } smidgen_kernels;
 
-const smidgen_kernels *smidgen_kernels_of(int way);
-
-/* The kernels of a way to compute; NULL if they were not built. */
-const smidgen_kernels *smidgen_portable_kernels(void);
-const smidgen_kernels *smidgen_vector_kernels(void);
-const smidgen_kernels *smidgen_avx2_kernels(void);
-const smidgen_kernels *smidgen_avx512_vnni_kernels(void);
+/* The kernels of a way to compute. Returns 0 if they were not built. */
+int smidgen_kernels_of(int way, smidgen_kernels *kernels);
+int smidgen_portable_kernels(smidgen_kernels *kernels);
+int smidgen_vector_kernels(smidgen_kernels *kernels);
+int smidgen_avx2_kernels(smidgen_kernels *kernels);
+int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels);
 
 struct smidgen_network {
     smidgen_value *values;
     smidgen_operation *operations;
     uint8_t *arena;
-    const smidgen_kernels *kernels;
+    smidgen_kernels kernels;
     uint32_t value_count, operation_count, arena_size, output, finish, way;
     uint32_t picture, blue_first, bicubic;
     float mean[3], std[3], input_factor;

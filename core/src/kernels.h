@@ -140,5 +140,17 @@ static void quantize(uint8_t *output, const float *input, size_t pitch, uint32_t
     }
 }
 
-#define SMIDGEN_KERNELS(lanes, transposed)                                                                             \
-    { lanes, transposed, convolve, depthwise, maximum, average, sum, product, quantize }
+static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
+                     size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers);
+
+static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t transposed) {
+    k->lanes = lanes;
+    k->transposed = transposed;
+    k->convolve = convolve;
+    k->depthwise = depthwise;
+    k->maximum = maximum;
+    k->average = average;
+    k->sum = sum;
+    k->product = product;
+    k->quantize = quantize;
+}

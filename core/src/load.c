@@ -132,14 +132,14 @@ static int decode_code(loader *l, const smidgen_tensor *t, code *c) {
 
 /* Value i of a code, by its rule. */
 static float value_of(const smidgen_tensor *t, const code *c, size_t i) {
-    size_t row = 0, inner = t->elements, place = i;
+    size_t row = 0, inner = (size_t)t->elements, place = i;
     if (t->axis != NO_AXIS) { /* the axis to the front */
         size_t after = 1, outer;
         for (uint32_t axis = t->axis + 1; axis < t->rank; axis++)
             after *= t->shape[axis];
         outer = i / (after * t->shape[t->axis]);
         row = i / after % t->shape[t->axis];
-        inner = t->elements / t->shape[t->axis];
+        inner = (size_t)t->elements / t->shape[t->axis];
         place = outer * after + i % after;
     }
     if (t->rule == SMIDGEN_TABLE)
@@ -335,7 +335,7 @@ static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
         packing p = nothing;
         block->first = b / each * group + b % each * SMIDGEN_BLOCK;
         block->outputs = rest < SMIDGEN_BLOCK ? rest : SMIDGEN_BLOCK;
-        pack(k, o, in, l->network->kernels, block->first, block->outputs, channel, &p);
+        pack(k, o, in, &l->network->kernels, block->first, block->outputs, channel, &p);
         block->steps = p.steps;
         block->run_count = p.run_count;
         p = nothing;
@@ -344,7 +344,7 @@ static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
         p.runs = smidgen_take(&l->memory, block->run_count * sizeof(uint16_t), 2);
         if (l->memory.failed)
             return SMIDGEN_SPACE;
-        pack(k, o, in, l->network->kernels, block->first, block->outputs, channel, &p);
+        pack(k, o, in, &l->network->kernels, block->first, block->outputs, channel, &p);
         block->weights = p.weights;
         block->offsets = p.offsets;
         block->runs = p.runs;
@@ -470,7 +470,7 @@ static void prepare_pixels(smidgen_network *n) {
         float values[256];
         for (int byte = 0; byte < 256; byte++)
             values[byte] = ((float)byte - n->mean[c]) / n->std[c];
-        n->kernels->quantize(n->pixels[c], values, 1, 256, n->input_factor, &finish);
+        n->kernels.quantize(n->pixels[c], values, 1, 256, n->input_factor, &finish);
     }
 }
 
@@ -509,7 +509,7 @@ static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels
     if (!n)
         return SMIDGEN_SPACE;
     *n = empty;
-    n->kernels = kernels;
+    n->kernels = *kernels;
     l.payload = data + file.sections[SMIDGEN_PAYLOAD].offset;
     status = load_sections(&l, data, size, &file);
     for (uint32_t i = 0; i < n->operation_count && !status; i++)
@@ -531,10 +531,11 @@ static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels
 
 int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
                  size_t work_size, smidgen_network **network) {
+    smidgen_kernels kernels;
     int status;
-    if (!smidgen_can(way))
+    if (!smidgen_can(way) || !smidgen_kernels_of(way, &kernels))
         return SMIDGEN_USAGE;
-    status = load(data, size, smidgen_kernels_of(way), memory, memory_size, work, work_size, network);
+    status = load(data, size, &kernels, memory, memory_size, work, work_size, network);
     if (status)
         return status;
     (*network)->way = (uint32_t)way;

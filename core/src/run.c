@@ -5,16 +5,16 @@
 #include <cpuid.h>
 #endif
 
-const smidgen_kernels *smidgen_kernels_of(int way) {
+int smidgen_kernels_of(int way, smidgen_kernels *kernels) {
     switch (way) {
     case SMIDGEN_PORTABLE:
-        return smidgen_portable_kernels();
+        return smidgen_portable_kernels(kernels);
     case SMIDGEN_VECTOR:
-        return smidgen_vector_kernels();
+        return smidgen_vector_kernels(kernels);
     case SMIDGEN_AVX2:
-        return smidgen_avx2_kernels();
+        return smidgen_avx2_kernels(kernels);
     case SMIDGEN_AVX512_VNNI:
-        return smidgen_avx512_vnni_kernels();
+        return smidgen_avx512_vnni_kernels(kernels);
     default:
         return 0;
     }
@@ -50,7 +50,8 @@ static int processor_can(int way) {
 #endif
 
 int smidgen_can(int way) {
-    return smidgen_kernels_of(way) && processor_can(way);
+    smidgen_kernels kernels;
+    return smidgen_kernels_of(way, &kernels) && processor_can(way);
 }
 
 int smidgen_best_way(void) {
@@ -97,7 +98,7 @@ static void convolution(const smidgen_network *n, const smidgen_operation *o, ui
         const uint32_t y = unit % out->height;
         const uint8_t *from = pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
                               (ptrdiff_t)o->left * (ptrdiff_t)in->pitch;
-        n->kernels->convolve(block, from, (size_t)o->stride_width * in->pitch,
+        n->kernels.convolve(block, from, (size_t)o->stride_width * in->pitch,
                              pixel(n, out, y, 0) + block->first * width, out->pitch, out->width, &finish, (int)out->type);
     }
 }
@@ -108,7 +109,7 @@ static void depthwise(const smidgen_network *n, const smidgen_operation *o, uint
     for (; y < end; y++) {
         const uint8_t *from = pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
                               (ptrdiff_t)o->left * (ptrdiff_t)in->pitch;
-        n->kernels->depthwise(&o->depthwise, (uint32_t)o->kernel_height * o->kernel_width, from,
+        n->kernels.depthwise(&o->depthwise, (uint32_t)o->kernel_height * o->kernel_width, from,
                               (size_t)o->stride_width * in->pitch, pixel(n, out, y, 0), out->pitch, out->width,
                               out->channels, &finish);
     }
@@ -133,9 +134,9 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
             const uint32_t all = o->padded ? (uint32_t)o->kernel_height * o->kernel_width : height * width;
             const uint8_t *from = pixel(n, in, top, left);
             if (o->kind == SMIDGEN_MAXIMUM)
-                n->kernels->maximum(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels);
+                n->kernels.maximum(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels);
             else
-                n->kernels->average(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
+                n->kernels.average(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
                                     (int32_t)(height * width * in->zero),
                                     (float)(in->scale / ((double)all * out->scale)), &finish, 0);
         }
@@ -144,7 +145,7 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
 static void mean(const smidgen_network *n, const smidgen_operation *o) {
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, 0, 255);
-    n->kernels->average(pixel(n, out, 0, 0), pixel(n, in, 0, 0), in->row, in->pitch, in->height, in->width,
+    n->kernels.average(pixel(n, out, 0, 0), pixel(n, in, 0, 0), in->row, in->pitch, in->height, in->width,
                         in->channels, (int32_t)(in->height * in->width * in->zero), o->factors[0], &finish,
                         (int)out->type);
 }
@@ -158,9 +159,9 @@ static void pair(const smidgen_network *n, const smidgen_operation *o, uint32_t 
         for (uint32_t x = 0; x < out->width; x++) {
             const uint8_t *a = pixel(n, one, y, x), *b = single ? pixel(n, other, 0, 0) : pixel(n, other, y, x);
             if (o->kind == SMIDGEN_SUM)
-                n->kernels->sum(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors, &finish);
+                n->kernels.sum(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors, &finish);
             else
-                n->kernels->product(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors[0], &finish);
+                n->kernels.product(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors[0], &finish);
         }
 }
 
@@ -289,7 +290,7 @@ void smidgen_run(smidgen_network *n, smidgen_team *team, const float *input, flo
     fill_border(n, in);
     for (uint32_t y = 0; y < in->height; y++)
         for (uint32_t c = 0; c < in->channels; c++)
-            n->kernels->quantize(pixel(n, in, y, 0) + c, input + ((size_t)c * in->height + y) * in->width, in->pitch,
+            n->kernels.quantize(pixel(n, in, y, 0) + c, input + ((size_t)c * in->height + y) * in->width, in->pitch,
                                  in->width, n->input_factor, &finish);
     run(n, team, output);
 }

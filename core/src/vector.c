@@ -114,12 +114,13 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
     }
 }
 
-const smidgen_kernels *smidgen_vector_kernels(void) {
-    static const smidgen_kernels kernels = SMIDGEN_KERNELS(1, 1);
-    return &kernels;
+int smidgen_vector_kernels(smidgen_kernels *kernels) {
+    set_kernels(kernels, 1, 1);
+    return 1;
 }
 #else
-const smidgen_kernels *smidgen_vector_kernels(void) {
+int smidgen_vector_kernels(smidgen_kernels *kernels) {
+    (void)kernels;
     return 0;
 }
 #endif
