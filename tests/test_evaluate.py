@@ -12,6 +12,7 @@ from PIL import Image
 from smidgen.archive import Preprocessing
 from smidgen.errors import InputError, ModelError
 from smidgen.run import Runner, evaluate, latency, prepare
+from smidgen.run.runner import Graph
 
 CLASSES = 7
 
@@ -19,9 +20,9 @@ CLASSES = 7
 def candidates() -> list[Runner]:
     other = Preprocessing(8, 6, "RGB", mean=(90.0, 90.0, 90.0), std=(50.0, 50.0, 50.0), resample="bicubic")
     return [
-        Runner(tiny.archive(CLASSES, 0), 1),
-        Runner(tiny.archive(CLASSES, 1), 1),
-        Runner(tiny.archive(CLASSES, 0, preprocessing=other), 1),
+        tiny.archive(CLASSES, 0).runner(1),
+        tiny.archive(CLASSES, 1).runner(1),
+        tiny.archive(CLASSES, 0, preprocessing=other).runner(1),
     ]
 
 
@@ -79,7 +80,7 @@ def test_files_and_progress(tmp_path: Path) -> None:
 def test_divergence_of_sure_networks_is_finite() -> None:
     weight = np.zeros((3, 3, 3, 3), np.float32)
     runners = [
-        Runner(tiny.archive(tensors={"weight": weight, "bias": np.float32(bias)}), 1)
+        tiny.archive(tensors={"weight": weight, "bias": np.float32(bias)}).runner(1)
         for bias in ([2000, 0, 0], [0, 2000, 0])
     ]
     found = evaluate(runners, tiny.pictures(2), [0, 0])
@@ -89,7 +90,7 @@ def test_divergence_of_sure_networks_is_finite() -> None:
 
 def test_of_equal_scores_the_lower_index_is_first() -> None:
     dead = {"weight": np.zeros((CLASSES, 3, 3, 3), np.float32), "bias": np.zeros(CLASSES, np.float32)}
-    found = evaluate([Runner(tiny.archive(CLASSES, tensors=dead), 1)], tiny.pictures(3), [0, 4, 5])[0]
+    found = evaluate([tiny.archive(CLASSES, tensors=dead).runner(1)], tiny.pictures(3), [0, 4, 5])[0]
     assert found.top1 == pytest.approx(100 / 3)
     assert found.top5 == pytest.approx(200 / 3)
 
@@ -102,13 +103,13 @@ def test_refuses() -> None:
         ((runners, pictures, [0, 1]), "2 class indices for 3 pictures"),
         ((runners, pictures, [0, 1, CLASSES]), r"outside 0\.\.6"),
         ((runners, pictures, [0, -1, 0]), "outside"),
-        (([*runners, Runner(tiny.archive(5))], pictures), "network 4 has 5 classes and the first 7"),
+        (([*runners, tiny.archive(5).runner()], pictures), "network 4 has 5 classes and the first 7"),
         ((runners, [Path("nowhere.jpg")]), "no such file"),
     ):
         with pytest.raises(InputError, match=message):
             evaluate(*arguments)
     with pytest.raises(ModelError, match="prepared"):
-        evaluate([Runner(tiny.archive(preprocessing=None))], pictures)
+        evaluate([tiny.archive(preprocessing=None).runner()], pictures)
 
 
 def test_latency_sees_the_slower_network() -> None:
@@ -117,7 +118,9 @@ def test_latency_sees_the_slower_network() -> None:
             time.sleep(0.003)
             return super().__call__(batch)
 
-    fast_ms, slow_ms = latency([Runner(tiny.archive(), 1), Slow(tiny.archive(), 1)], tiny.pictures(2), 5)
+    fast_ms, slow_ms = latency(
+        [tiny.archive().runner(1), Slow(Graph(tiny.archive(), 1), tiny.archive().preprocessing)], tiny.pictures(2), 5
+    )
     assert slow_ms > 3
     assert 0 < fast_ms < slow_ms
 
@@ -130,7 +133,8 @@ def test_latency_runs_each_network_equally_often() -> None:
             calls.append((self.labels[0].name, len(batch)))
             return super().__call__(batch)
 
-    runners = [Counted(tiny.archive(labels=tiny.LABELS[n:]), 1) for n in range(3)]
+    archive = tiny.archive()
+    runners = [Counted(Graph(archive, 1), archive.preprocessing, tiny.LABELS[n:]) for n in range(3)]
     assert len(latency(runners, tiny.pictures(20), 6)) == 3
     assert all(size == 1 for _, size in calls)
     names = [name for name, _ in calls]

@@ -130,15 +130,21 @@ class Archive:
 
         return bytes(save({name: np.ascontiguousarray(weight) for name, weight in self.weights().items()}))
 
-    def runner(self, threads: int = 0) -> Runner:
-        """The network ready to run in ONNX Runtime; 0 threads lets the runtime choose.
+    def runner(self, threads: int = 0, engine: str | None = None) -> Runner:
+        """The network ready to run; see ``smidgen.run.runner.runner_of``.
+
+        Args:
+            threads: how many compute; 0 for one on each core.
+            engine: "native", in integers of 8 bits by the program; "onnxruntime", in float32 by the graph; None for
+                the first where there is a program.
 
         Raises:
-            ModelError: ONNX Runtime refuses the graph.
+            InputError: there is no such engine, or a negative number of threads.
+            ModelError: there is no program, or ONNX Runtime refuses the graph.
         """
-        from smidgen.run.runner import Runner
+        from smidgen.run.runner import runner_of
 
-        return Runner(self, threads)
+        return runner_of(self, threads, engine)
 
     def module(self) -> Module:
         """The network as a ``torch.nn.Module`` with the decoded weights; needs the extra ``compress``.

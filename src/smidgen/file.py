@@ -30,6 +30,7 @@ __all__ = [
     "TensorInfo",
     "codecs_named",
     "inspect",
+    "outline",
     "read",
     "replace_file",
     "section_sizes",
@@ -275,6 +276,20 @@ def read(data: bytes, origin: str = "the data") -> Archive:
         preprocessing, metadata = _parse_metadata(texts["metadata"])
         labels = _parse_labels(texts["labels"])
         return Archive(texts["graph"], tensors, preprocessing, labels, metadata, texts["program"])
+    except FormatError as error:
+        raise FormatError(f"{origin}: {error}") from None
+
+
+def outline(data: bytes, origin: str = "the data") -> Archive:
+    """The archive without its weights, which are not decoded: ``tensors`` is empty.
+
+    Raises:
+        FormatError: the bytes are not a valid file of this version.
+    """
+    try:
+        _, texts, _, _ = _open(data)
+        preprocessing, metadata = _parse_metadata(texts["metadata"])
+        return Archive(texts["graph"], {}, preprocessing, _parse_labels(texts["labels"]), metadata, texts["program"])
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
 

@@ -62,7 +62,7 @@ class Native:
         if way is not None and way not in ways():
             raise InputError(f"way {way!r}: this processor has {', '.join(ways())}")
         self._network, self._memory, facts = _load(data, lib.smidgen_best_way() if way is None else WAYS[way])
-        self.shape = facts.channels, facts.height, facts.width
+        self.shape = (None, int(facts.channels), int(facts.height), int(facts.width))
         self.probabilities = bool(facts.probabilities)
         self._outputs = int(facts.outputs)
         self._alone = threading.Lock()

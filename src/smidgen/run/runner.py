@@ -1,21 +1,25 @@
-"""A file's network, running in ONNX Runtime: from pictures to scores and names."""
+"""A file's network, running: from pictures to scores and names."""
 
 from __future__ import annotations
 
 import math
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.archive import Archive, Label
-from smidgen.errors import InputError, ModelError
+from smidgen.archive import Archive, Label, Preprocessing, read_bytes
+from smidgen.errors import FormatError, InputError, ModelError
 from smidgen.run.outputs import Output, last_operator, log_probabilities
 from smidgen.run.pictures import open_picture, prepare
-from smidgen.run.session import reason, session
 
-__all__ = ["Answer", "Runner"]
+if TYPE_CHECKING:
+    from smidgen.run.native import Native
+
+__all__ = ["ENGINES", "Answer", "Graph", "Runner", "open_runner", "runner_of"]
+
+ENGINES = ("native", "onnxruntime")
 
 
 class Answer(NamedTuple):
@@ -26,15 +30,12 @@ class Answer(NamedTuple):
 
 
 class Runner:
-    """A network that runs in ONNX Runtime: ``runner(batch)`` gives its scores.
+    """A network that runs: ``runner(batch)`` gives its scores.
 
     Args:
-        archive: graph and weights; preprocessing and labels where they are known.
-        threads: how many compute; 0 lets the runtime take one for each core.
-
-    Raises:
-        InputError: a negative number of threads.
-        ModelError: the graph cannot be filled or loaded, or is not a network of one input and one output.
+        network: what computes: ``Graph`` in ONNX Runtime, ``smidgen.run.native.Native`` in the core.
+        preprocessing: how a picture becomes the input, or None if unknown.
+        labels: the classes in the order of the scores; empty if unknown.
 
     Example:
         >>> import smidgen  # doctest: +SKIP
@@ -42,27 +43,14 @@ class Runner:
         [Answer(label=Label(id='n02123045', name='tabby, tabby cat'), score=0.71)]
     """
 
-    def __init__(self, archive: Archive, threads: int = 0) -> None:
-        from smidgen.run.onnx_graph import fill_graph
-
-        if threads < 0:
-            raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
-        model = fill_graph(archive.graph, archive.weights())
-        self.preprocessing = archive.preprocessing
-        self.labels = archive.labels
-        self._session = session(model, threads)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ModelError(f"a graph of one input and one output can be run, not {len(inputs)} and {len(outputs)}")
-        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
-            raise ModelError(f"the graph must take and give 32-bit floats, not {inputs[0].type} and {outputs[0].type}")
-        self._input = inputs[0].name
-        # a free dimension has a name or none in place of its size
-        self._shape = [size if isinstance(size, int) else None for size in inputs[0].shape]
-        if len(self._shape) != 4:
-            raise ModelError(f"the graph's input must be (n, channels, height, width), not of {len(self._shape)} axes")
-        softmax = last_operator(model, outputs[0].name) == "Softmax"
-        self._output = Output(outputs[0].name, "probabilities" if softmax else "scores", axis=1)
+    def __init__(
+        self, network: Graph | Native, preprocessing: Preprocessing | None = None, labels: tuple[Label, ...] = ()
+    ) -> None:
+        self.preprocessing = preprocessing
+        self.labels = labels
+        self._network = network
+        self._shape = network.shape
+        self._output = Output("scores", "probabilities" if network.probabilities else "scores", axis=1)
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """The raw scores, as the network gives them.
@@ -79,7 +67,7 @@ class Runner:
         """
         self._check(batch)
         step = self._shape[0] or len(batch)
-        parts = [self._run(batch[start : start + step]) for start in range(0, len(batch), step)]
+        parts = [self._network(batch[start : start + step]) for start in range(0, len(batch), step)]
         scores = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if len(scores) != len(batch) or scores.ndim < 2 or scores.size != len(batch) * scores.shape[1]:
             raise ModelError(f"the network gives scores of shape {scores.shape} for {len(batch)} pictures")
@@ -157,9 +145,102 @@ class Runner:
             shape = ", ".join([first, *("any" if size is None else str(size) for size in wanted)])
             raise InputError(f"input: the network takes float32 of shape ({shape}), not {batch.dtype} {batch.shape}")
 
-    def _run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+
+class Graph:
+    """An archive's graph in ONNX Runtime, in float32.
+
+    Args:
+        archive: graph and weights.
+        threads: how many compute; 0 lets the runtime take one for each core.
+
+    Raises:
+        InputError: a negative number of threads.
+        ModelError: the graph cannot be filled or loaded, or is not a network of one input and one output.
+    """
+
+    def __init__(self, archive: Archive, threads: int = 0) -> None:
+        from smidgen.run.onnx_graph import fill_graph
+        from smidgen.run.session import session
+
+        if threads < 0:
+            raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
+        model = fill_graph(archive.graph, archive.weights())
+        self._session = session(model, threads)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ModelError(f"a graph of one input and one output can be run, not {len(inputs)} and {len(outputs)}")
+        if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
+            raise ModelError(f"the graph must take and give 32-bit floats, not {inputs[0].type} and {outputs[0].type}")
+        self._input = inputs[0].name
+        # a free dimension has a name or none in place of its size
+        self.shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
+        if len(self.shape) != 4:
+            raise ModelError(f"the graph's input must be (n, channels, height, width), not of {len(self.shape)} axes")
+        self.probabilities = last_operator(model, outputs[0].name) == "Softmax"
+
+    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output for float32 of shape (n, channels, height, width).
+
+        Raises:
+            ModelError: the runtime fails.
+        """
+        from smidgen.run.session import reason
+
         try:
-            scores: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+            found: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
         except Exception as error:  # the runtime's exceptions have no public base class of their own
             raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
-        return scores
+        return found
+
+
+def runner_of(archive: Archive, threads: int = 0, engine: str | None = None) -> Runner:
+    """An archive's network, ready to run.
+
+    Args:
+        archive: what to run.
+        threads: how many compute; 0 for one on each core.
+        engine: "native", in integers by the archive's program; "onnxruntime", in float32 by its graph; None for the
+            first where there is a program.
+
+    Raises:
+        InputError: there is no such engine, or a negative number of threads.
+        ModelError: the archive has no program, or ONNX Runtime refuses its graph.
+    """
+    from smidgen.file import write
+
+    if _is_native(engine, archive.program):
+        # what is decoded at once need not be small
+        return _native(write(archive, ("raw",)), archive, threads)
+    return Runner(Graph(archive, threads), archive.preprocessing, archive.labels)
+
+
+def open_runner(path: str | os.PathLike[str], threads: int = 0, engine: str | None = None) -> Runner:
+    """A file's network, ready to run; as ``runner_of``, but with a program the weights are decoded by the core alone.
+
+    Raises:
+        FormatError: the file is not valid.
+        InputError: it cannot be read, or as for ``runner_of``.
+        ModelError: as for ``runner_of``.
+    """
+    from smidgen.file import outline, read
+
+    data = read_bytes(path)
+    around = outline(data, str(path))
+    if _is_native(engine, around.program):
+        return _native(data, around, threads, str(path))
+    return runner_of(read(data, str(path)), threads, "onnxruntime")
+
+
+def _is_native(engine: str | None, program: bytes) -> bool:
+    if engine not in (None, *ENGINES):
+        raise InputError(f"engine {engine!r} is unknown; choose {' or '.join(ENGINES)}")
+    return engine == "native" or (engine is None and bool(program))
+
+
+def _native(data: bytes, around: Archive, threads: int, origin: str = "the archive") -> Runner:
+    from smidgen.run.native import Native
+
+    try:
+        return Runner(Native(data, threads), around.preprocessing, around.labels)
+    except (FormatError, ModelError) as error:
+        raise type(error)(f"{origin}: {error}") from None
