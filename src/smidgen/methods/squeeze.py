@@ -41,8 +41,8 @@ BITS_PER_LEVEL = 100.0
 
 ROWS = Quantize(bits=8, granularity="axis")
 ROW_BITS, SYMBOL_BITS = 28, 2
-"""What takes the trellis's place where outputs are of very different size, as in depthwise convolutions that normalization
-was folded into: a scale for each. So many more bits it takes, about, for each scale and each weight."""
+"""What takes the trellis's place where outputs are of very different size, as in depthwise convolutions that
+normalization was folded into: a scale for each. So many more bits it takes, about, for each scale and each weight."""
 
 
 @dataclass(frozen=True)
