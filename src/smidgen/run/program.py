@@ -133,10 +133,10 @@ class Tensor:
     @classmethod
     def take(cls, cursor: _Cursor) -> Tensor:
         """The one that comes next."""
-        kind, *rest = cursor.take("BI4HBBf")
+        kind, offset, height, width, channels, pitch, border, zero, scale = cursor.take("BI4HBBf")
         if kind > 1:
             raise FormatError("invalid: the program has a tensor of an unknown type")
-        return cls(*rest, bool(kind))
+        return cls(offset, height, width, channels, pitch, border, zero, scale, bool(kind))
 
 
 @dataclass(frozen=True)
