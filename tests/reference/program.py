@@ -41,7 +41,7 @@ def run(program: Program, records: Sequence[Record], x: Array) -> NDArray[np.flo
     for operation in program.operations:
         machine.step(operation)
     t = program.tensors[program.output]
-    out = machine.inner(program.output)[0, 0].copy()
+    out = machine.inner(program.output).transpose(2, 0, 1).ravel()
     scores = out if t.numbers else (out.astype(single) - single(t.zero)) * single(t.scale)
     if program.softmax:
         powers = np.exp(scores.astype(double) - scores.max())
@@ -65,7 +65,8 @@ def integers_of(record: Record) -> tuple[Array, NDArray[np.float32]]:
         values = record
     values = values.reshape(len(values), -1)
     most = np.abs(values).max(axis=1)
-    scale = np.where(most > 0, most / single(127), single(1)).astype(single)
+    scale = most / single(127)
+    scale = np.where(scale > 0, scale, single(1))
     return np.clip(np.rint(values / scale[:, None]), -127, 127).astype(np.int64), scale
 
 
@@ -105,7 +106,7 @@ class _Machine:
     def write_input(self, x: Array) -> None:
         t = self.tensors[0]
         pixels = np.asarray(x, single).transpose(1, 2, 0)
-        self.put(0, np.clip(np.rint(pixels / single(t.scale)) + single(t.zero), 0, 255))
+        self.finish(0, pixels * single(1 / double(t.scale)))
 
     def step(self, operation: Operation) -> None:
         getattr(self, type(operation).__name__.lower())(operation)
