@@ -224,12 +224,13 @@ void smidgen_run(smidgen_network *network, smidgen_team *team, const float *inpu
 int smidgen_run_picture(smidgen_network *network, smidgen_team *team, const uint8_t *pixels, float *output);
 
 /* Another size for a picture of 3 bytes a pixel, as Pillow makes it: bilinear or bicubic, over as many pixels as one
- * of the result covers. Sizes are 1..16384. `scratch` has smidgen_resize_scratch bytes, aligned for uint64_t. */
+ * of the result covers, rows first. Sizes are 1..16384; `out` has new_height x new_width pixels. `scratch` has
+ * smidgen_resize_scratch bytes, aligned for uint64_t; for other sizes that is 0. */
 size_t smidgen_resize_scratch(uint32_t width, uint32_t height, uint32_t new_width, uint32_t new_height, int bicubic);
 void smidgen_resize(const uint8_t *pixels, uint32_t width, uint32_t height, uint8_t *out, uint32_t new_width,
                     uint32_t new_height, int bicubic, void *scratch);
 
-/* The softmax of scores, in place. */
+/* The softmax of `count` finite scores, in place. */
 void smidgen_softmax(float *scores, uint32_t count);
 
 /* END */

@@ -23,7 +23,7 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def pillow(pixels: NDArray[np.uint8], width: int, height: int, resample: Image.Resampling) -> NDArray[np.uint8]:
-    """Rows first, in two steps: Pillow 13 would take the columns of some tall pictures first."""
+    """Rows first, in two steps: from 12.2 on Pillow takes the columns of some tall pictures first."""
     image = Image.fromarray(pixels)
     return np.asarray(image.resize((width, image.height), resample).resize((width, height), resample))
 

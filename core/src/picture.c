@@ -1,9 +1,9 @@
 /* What comes before a network and after it: a picture of another size, and scores made probabilities.
  *
  * A picture is resized along its rows first, then along its columns, with weights in fixed point and bytes between the
- * two. Pillow does the same and gives the same bytes, but from its release 13 on takes the columns of some tall pictures
- * first. What has fractions is computed in double by nothing but the four operations, each rounded, so that it is the
- * same on every machine. */
+ * two. Pillow does the same, so the bytes are the same; but its releases from 12.2 on take the columns of some tall
+ * pictures first. What has fractions is computed in double by nothing but the four operations, each rounded, so that it
+ * is the same on every machine. */
 #include "internal.h"
 
 enum { LARGEST = 16384, BITS = 22, HALF = 1 << (BITS - 1) };
