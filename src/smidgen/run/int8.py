@@ -9,12 +9,11 @@ from typing import Any
 
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from smidgen.errors import InputError, ModelError
+from smidgen.errors import ModelError
 from smidgen.run.placement import MOVING, Placement
 from smidgen.run.qdq import write
-from smidgen.run.ranges import Affine8, Histogram, best_affine, wide_affine
+from smidgen.run.ranges import Affine8, Histogram, best_affine, observed, wide_affine
 from smidgen.run.session import reason, session
 
 __all__ = ["quantize"]
@@ -59,7 +58,7 @@ def quantize(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any]
     placement = Placement(_simplified(model))
     if not placement.integer:
         raise ModelError("nothing in the network can be quantized: it has no Conv, Gemm or MatMul of constant weights")
-    return write(placement, _affines(placement, _calibrate(placement, batches)))
+    return write(placement, _affines(placement, observed(placement.model, placement.tensors, batches)))
 
 
 def _simplified(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -96,34 +95,6 @@ def _modern(model: onnx.ModelProto) -> onnx.ModelProto:
         return onnx.version_converter.convert_version(copy, _OPSET)
     except Exception as error:  # the converter's exceptions have no public base class of their own
         raise ModelError(f"the graph cannot be brought to opset {_OPSET}: {reason(error)}") from None
-
-
-def _calibrate(placement: Placement, batches: Iterable[Mapping[str, NDArray[Any]]]) -> dict[str, Histogram]:
-    """What values each quantized tensor takes."""
-    model = onnx.ModelProto()
-    model.CopyFrom(placement.model)
-    given = {value.name for value in model.graph.input}
-    known = {value.name for value in model.graph.output}
-    names = [name for name in placement.tensors if name not in given]
-    model.graph.output.extend(
-        helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names if n not in known
-    )
-    running = session(model)
-    histograms = {name: Histogram() for name in placement.tensors}
-    empty = True
-    for batch in batches:
-        empty = False
-        try:
-            values = running.run(names, dict(batch))[: len(names)]  # no names mean all
-        except Exception as error:  # the runtime's exceptions have no public base class of their own
-            raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
-        for name, value in zip(names, values, strict=True):
-            histograms[name].add(value)
-        for name in given & set(histograms):
-            histograms[name].add(batch[name])
-    if empty:
-        raise InputError("no batches to calibrate on")
-    return histograms
 
 
 def _affines(placement: Placement, histograms: Mapping[str, Histogram]) -> dict[str, Affine8]:

@@ -27,6 +27,7 @@ __all__ = [
     "Resize",
     "Sum",
     "Tensor",
+    "reads",
 ]
 
 Pair = tuple[int, int]
@@ -249,6 +250,14 @@ class Resize:
 
 
 Operation = Convolution | Maximum | Average | Mean | Join | Sum | Product | Lookup | Move | Resize
+
+
+def reads(operation: Operation) -> tuple[int, ...]:
+    """Numbers of the tensors that an operation reads."""
+    if isinstance(operation, Join):
+        return operation.parts
+    return (operation.first, operation.second) if isinstance(operation, Sum | Product) else (operation.input,)
+
 
 _KINDS: tuple[type[Any], ...] = (Convolution, Maximum, Average, Mean, Join, Sum, Product, Lookup, Move, Resize)
 """By their numbers in the file."""

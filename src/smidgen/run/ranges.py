@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from smidgen.errors import ModelError
+from smidgen.errors import InputError, ModelError
+from smidgen.run.session import reason, session
 
-__all__ = ["Affine8", "Histogram", "best_affine", "wide_affine"]
+__all__ = ["Affine8", "Histogram", "best_affine", "observed", "wide_affine"]
 
 Affine8 = tuple[np.float32, np.uint8]
 """Scale and zero point of uint8: a value is scale * (integer - zero point)."""
@@ -78,6 +81,46 @@ class Histogram:
         self.low, self.high = min(self.low, low), max(self.high, high)
         while self.reach >= self.width * (_HALF - 1):
             self.counts, self.width = _halved(self.counts), 2 * self.width
+
+
+def observed(
+    model: onnx.ModelProto, names: Iterable[str], batches: Iterable[Mapping[str, NDArray[Any]]]
+) -> dict[str, Histogram]:
+    """What values tensors of a network take.
+
+    Args:
+        model: whole, with its weights; it is not changed.
+        names: of float32 tensors in it, inputs among them.
+        batches: what the network will see, an array for each input by name; looked at once, one batch at a time.
+
+    Raises:
+        InputError: there are no batches.
+        ModelError: ONNX Runtime cannot run the model, or a value is not finite.
+    """
+    histograms = {name: Histogram() for name in names}
+    wider = onnx.ModelProto()
+    wider.CopyFrom(model)
+    given = {value.name for value in wider.graph.input}
+    known = {value.name for value in wider.graph.output}
+    made = [name for name in histograms if name not in given]
+    wider.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in made if name not in known
+    )
+    running = session(wider)
+    empty = True
+    for batch in batches:
+        empty = False
+        try:
+            values = running.run(made, dict(batch))[: len(made)]  # no names mean all
+        except Exception as error:  # the runtime's exceptions have no public base class of their own
+            raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
+        for name, value in zip(made, values, strict=True):
+            histograms[name].add(value)
+        for name in given & set(histograms):
+            histograms[name].add(batch[name])
+    if empty:
+        raise InputError("no batches to calibrate on")
+    return histograms
 
 
 def best_affine(histogram: Histogram) -> Affine8:

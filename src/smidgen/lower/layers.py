@@ -1,0 +1,142 @@
+"""Layers with weights: convolutions, and products that become such."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from smidgen.lower.geometry import Window, window
+from smidgen.lower.graph import attributes_of
+from smidgen.lower.structure import Padded, Value, Work
+from smidgen.lower.views import View
+from smidgen.run.program import NO_BIAS, Convolution
+
+__all__ = ["convolution", "gemm", "matmul", "weight_shape"]
+
+
+def convolution(work: Work, node: Any) -> Value:
+    """Conv, with any kernel of two axes."""
+    source, pads = work.value(node.input[0]), (0, 0, 0, 0)
+    if isinstance(source, Padded):
+        view, pads = source.view, source.pads
+    else:
+        view = work.image(node.input[0])
+    attributes, p = attributes_of(node), work.planes[view.plane]
+    shape = weight_shape(work, node.input[1])
+    if len(shape) != 4:
+        raise work.refuse(f"its weight has the shape {shape}, and not that of a kernel of two axes")
+    rows, columns = window(attributes, shape[2:], (p.height, p.width), pads)
+    groups = attributes.get("group", 1)
+    if shape[1] * groups != p.channels:
+        raise work.refuse(f"its weight of shape {shape} does not fit {p.channels} channels in {groups} groups")
+    return _convolved(work, node, view.plane, shape[0], rows, columns, groups)
+
+
+def _convolved(
+    work: Work, node: Any, source: int, channels: int, rows: Window, columns: Window, groups: int = 1, bias: int = 2
+) -> View:
+    """A convolution of a plane with the weight of a node, as a tensor (1, channels, height, width)."""
+    p = work.planes[source]
+    values = (*rows[:3], *columns[:3])
+    if not all(1 <= value <= 255 for value in values) or min(rows.start, columns.start, rows.end, columns.end) < 0:
+        raise work.refuse("kernels, strides and dilations go from 1 to 255, and paddings from 0")
+    if rows.positions < 1 or columns.positions < 1:
+        raise work.refuse("its kernel is larger than its input")
+    inputs = p.channels // groups * rows.kernel * columns.kernel
+    weight = _weight(work, node.input[1], channels, inputs)
+    shift = _bias(work, node.input[bias], channels) if len(node.input) > bias and node.input[bias] else NO_BIAS
+    work.widen(source, max(rows.start, columns.start, rows.after(p.height), columns.after(p.width)))
+    output = work.plane(node.output[0], channels, rows.positions, columns.positions)
+    kernel, stride = (rows.kernel, columns.kernel), (rows.stride, columns.stride)
+    dilation = (rows.dilation, columns.dilation)
+    convolution = Convolution(
+        source, output, weight, shift, kernel, stride, dilation, rows.start, columns.start, groups
+    )
+    work.emit(convolution, inputs)
+    return work.whole(output)
+
+
+def weight_shape(work: Work, name: str) -> tuple[int, ...]:
+    """Of a weight as the graph has it."""
+    weight = work.graph.weight(name)
+    if weight is None:
+        raise work.refuse(
+            f"its weight {name!r} is computed from others"
+            if name not in work.graph.constants
+            else f"its weight {name!r} is too small to be kept outside of the graph"
+        )
+    shape = work.graph.record_shape(weight.record)
+    return shape[::-1] if weight.turned else shape
+
+
+def _weight(work: Work, name: str, outputs: int, inputs: int) -> int:
+    """The number of a weight that is kept with its outputs first."""
+    weight_shape(work, name)
+    weight = work.graph.weight(name)
+    assert weight is not None
+    shape = work.graph.record_shape(weight.record)
+    if work.graph.record_type(weight.record) != "float32":
+        raise work.refuse(f"its weight {name!r} is of type {work.graph.record_type(weight.record)}, and not float32")
+    if not shape or shape[0] != outputs or math.prod(shape) != outputs * inputs:
+        raise work.refuse(f"its weight {name!r} of shape {shape} is not kept with its {outputs} outputs first")
+    return weight.record
+
+
+def _bias(work: Work, name: str, outputs: int) -> int:
+    """The number of a bias."""
+    weight = work.graph.weight(name)
+    if weight is None:
+        raise work.refuse(f"its bias {name!r} is not a tensor of the file (those of less than 8 numbers are not)")
+    shape = work.graph.record_shape(weight.record)
+    if math.prod(shape) != outputs or work.graph.record_type(weight.record) != "float32":
+        raise work.refuse(f"its bias {name!r} of shape {shape} is not a float32 number for each of {outputs} outputs")
+    return weight.record
+
+
+def _point(size: int = 1) -> Window:
+    """A kernel that covers an axis of this size at once."""
+    return Window(size, 1, 1, 0, 0, 1)
+
+
+def gemm(work: Work, node: Any) -> Value:
+    """Gemm with a constant weight."""
+    attributes = attributes_of(node)
+    if attributes.get("transA") or {attributes.get(name, 1.0) for name in ("alpha", "beta")} != {1.0}:
+        raise work.refuse("its first input is turned, or it scales by alpha or beta")
+    return _multiplied(work, node, turned=not attributes.get("transB"))
+
+
+def matmul(work: Work, node: Any) -> Value:
+    """MatMul with a constant weight."""
+    if node.input[0] not in work.values:
+        raise work.refuse("its first input is constant")
+    return _multiplied(work, node, turned=True)
+
+
+def _multiplied(work: Work, node: Any, turned: bool) -> View:
+    """A product with a weight of two axes: a convolution of the pixels, or of the whole picture where it was flattened.
+
+    Args:
+        work: to add it to.
+        node: a Gemm or MatMul.
+        turned: whether the graph has the inputs of the weight first.
+    """
+    weight, shape = work.graph.weight(node.input[1]), weight_shape(work, node.input[1])
+    if weight is not None and weight.turned is not turned:
+        raise work.refuse(f"its weight {node.input[1]!r} is not kept with its outputs first")
+    if len(shape) != 2:
+        raise work.refuse(f"its weight has the shape {shape}, and not two axes")
+    outputs = shape[1] if turned else shape[0]
+    view = work.view(node.input[0])
+    p = work.planes[view.plane]
+    if view.axes[-1] == p.c and not any(f.along == "c" for axis in view.axes[:-1] for f in axis):
+        rows, columns = _point()._replace(positions=p.height), _point()._replace(positions=p.width)
+        found = _convolved(work, node, view.plane, outputs, rows, columns)
+        return View(found.plane, (*view.axes[:-1], work.planes[found.plane].c))
+    if any(view.axes[:-1]):
+        raise work.refuse(f"the values of its input of shape {view.shape} do not lie together for each row")
+    if view.axes[-1] != p.c + p.y + p.x:
+        view = work.flat(node.input[0])
+        p = work.planes[view.plane]
+    found = _convolved(work, node, view.plane, outputs, _point(p.height), _point(p.width))
+    return View(found.plane, (*[()] * (len(work.view(node.input[0]).axes) - 1), work.planes[found.plane].c))

@@ -1,0 +1,69 @@
+"""ONNX's operators, each as the operations of a program that compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from smidgen.lower import elementwise, layers, moving, pools
+from smidgen.lower.functions import ELEMENTWISE
+from smidgen.lower.structure import Elementwise, Ending, Padded, Value, Work
+
+__all__ = ["OPERATORS", "lower_node"]
+
+
+def lower_node(work: Work, node: Any) -> None:
+    """Adds what a node computes to the work.
+
+    Raises:
+        ModelError: it has no form in a program.
+    """
+    work.node = node
+    if node.op_type == "Shape" and node.input[0] in work.values:
+        work.graph.constants[node.output[0]] = np.array(_shape(work.value(node.input[0])), np.int64)
+    elif not work.graph.fold(node) and work.graph.weight(node.output[0]) is None:
+        if node.op_type not in OPERATORS:
+            raise work.refuse(_HINTS.get(node.op_type, "programs have no such operation"))
+        work.values[node.output[0]] = OPERATORS[node.op_type](work, node)
+
+
+_HINTS = {
+    "BatchNormalization": "no convolution is before it that it could be folded into",
+    "LogSoftmax": "end the network with its scores or with a Softmax",
+}
+
+
+def _shape(value: Value) -> tuple[int, ...]:
+    if isinstance(value, Padded):
+        top, left, bottom, right = value.pads
+        n, c, h, w = value.view.shape
+        return (n, c, h + top + bottom, w + left + right)
+    return value.view.shape if isinstance(value, Elementwise | Ending) else value.shape
+
+
+OPERATORS: Mapping[str, Callable[[Work, Any], Value]] = {
+    **dict.fromkeys(ELEMENTWISE, elementwise.elementwise),
+    "AveragePool": pools.average,
+    "Concat": moving.concat,
+    "Conv": layers.convolution,
+    "Dropout": moving.same,
+    "Flatten": moving.reshape,
+    "Gemm": layers.gemm,
+    "GlobalAveragePool": pools.mean,
+    "GlobalMaxPool": pools.global_maximum,
+    "Identity": moving.same,
+    "MatMul": layers.matmul,
+    "MaxPool": pools.maximum,
+    "Pad": moving.pad,
+    "ReduceMean": pools.mean,
+    "Reshape": moving.reshape,
+    "Resize": moving.resize,
+    "Softmax": moving.softmax,
+    "Squeeze": moving.reshape,
+    "Transpose": moving.transpose,
+    "Unsqueeze": moving.reshape,
+    "Upsample": moving.resize,
+}
+"""By their names in ONNX."""
