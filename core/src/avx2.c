@@ -9,7 +9,14 @@
 #pragma GCC target("avx2")
 #include <immintrin.h>
 
-#define FINISH
+#define OWN_CHUNK
+typedef __m128i chunk;
+
+static inline chunk greater(chunk a, chunk b) {
+    return _mm_max_epu8(a, b);
+}
+
+#define OWN_FINISH
 static inline void finish_chunk(uint8_t made[16], const float x[16], const smidgen_finish *f) {
     const __m256 low = _mm256_set1_ps(f->low), high = _mm256_set1_ps(f->high);
     const __m256i zero = _mm256_set1_epi16((int16_t)f->zero);
@@ -21,7 +28,8 @@ static inline void finish_chunk(uint8_t made[16], const float x[16], const smidg
 
 #include "kernels.h"
 
-enum { TILE = 6 }; /* pixels: 12 of the 16 registers hold their sums */
+/* Pixels of a tile: 12 of the 16 registers hold their sums; and steps of a run that are few. */
+enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16 };
 
 static inline __m256i inputs(const uint8_t *x) {
     int32_t four;
@@ -59,30 +67,55 @@ static inline __attribute__((always_inline)) void tile(const smidgen_block_of_ou
     }
 }
 
+/* The same for weights so large that runs are short: every step's sums go to 32 bits at once. */
+static inline __attribute__((always_inline)) void wide_tile(const smidgen_block_of_outputs *block, const uint8_t *input,
+                                                            size_t step, int32_t (*sums)[CHUNK], const int pixels) {
+    const __m256i ones = _mm256_set1_epi16(1), *w = (const __m256i *)block->weights;
+    __m256i sum[WIDE_TILE][2];
+    for (int p = 0; p < pixels; p++)
+        for (int half = 0; half < 2; half++)
+            sum[p][half] = _mm256_loadu_si256((const __m256i *)block->bias + half);
+    for (uint32_t s = 0; s < block->steps; s++, w += 2) {
+        const uint8_t *x = input + block->offsets[s];
+        const __m256i low = _mm256_load_si256(w), high = _mm256_load_si256(w + 1);
+        for (int p = 0; p < pixels; p++) {
+            const __m256i a = inputs(x + (size_t)p * step);
+            sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(_mm256_maddubs_epi16(a, low), ones));
+            sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(_mm256_maddubs_epi16(a, high), ones));
+        }
+    }
+    for (int p = 0; p < pixels; p++)
+        for (int half = 0; half < 2; half++)
+            _mm256_storeu_si256((__m256i *)sums[p] + half, sum[p][half]);
+}
+
+#define OF(pixels)                                                                                                     \
+    case pixels:                                                                                                       \
+        tile(block, input, step, sums, pixels);                                                                        \
+        break
+#define WIDE_OF(pixels)                                                                                                \
+    case SMALL + pixels:                                                                                               \
+        wide_tile(block, input, step, sums, pixels);                                                                   \
+        break
+
 static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
                      size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers) {
     int32_t sums[TILE][CHUNK];
-    uint32_t tiles = (count + TILE - 1) / TILE, pixels;
+    const uint32_t wide = block->run_count * SHORT > block->steps, most = wide ? WIDE_TILE : TILE;
+    uint32_t tiles = (count + most - 1) / most, pixels;
     for (; tiles; tiles--, count -= pixels, input += pixels * step, output += pixels * pitch) {
         pixels = (count + tiles - 1) / tiles; /* rather 7 = 4 + 3 than 6 + 1 */
-        switch (pixels) {
-        case 6:
-            tile(block, input, step, sums, 6);
-            break;
-        case 5:
-            tile(block, input, step, sums, 5);
-            break;
-        case 4:
-            tile(block, input, step, sums, 4);
-            break;
-        case 3:
-            tile(block, input, step, sums, 3);
-            break;
-        case 2:
-            tile(block, input, step, sums, 2);
-            break;
-        default:
-            tile(block, input, step, sums, 1);
+        switch ((wide ? SMALL : 0) + pixels) {
+            OF(1);
+            OF(2);
+            OF(3);
+            OF(4);
+            OF(5);
+            OF(6);
+            WIDE_OF(1);
+            WIDE_OF(2);
+            WIDE_OF(3);
+            WIDE_OF(4);
         }
         store_tile(block, sums, output, pitch, pixels, finish, numbers);
     }

@@ -6,7 +6,14 @@
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 #include <immintrin.h>
 
-#define FINISH
+#define OWN_CHUNK
+typedef __m128i chunk;
+
+static inline chunk greater(chunk a, chunk b) {
+    return _mm_max_epu8(a, b);
+}
+
+#define OWN_FINISH
 static inline void finish_chunk(uint8_t made[16], const float x[16], const smidgen_finish *f) {
     const __m512 above = _mm512_max_ps(_mm512_loadu_ps(x), _mm512_set1_ps(f->low));
     const __m512i all = _mm512_cvtps_epi32(_mm512_min_ps(above, _mm512_set1_ps(f->high)));

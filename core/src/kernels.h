@@ -11,8 +11,22 @@
 
 enum { CHUNK = SMIDGEN_BLOCK };
 
-/* 16 numbers to integers. A way with instructions for it defines FINISH and its own. */
-#ifndef FINISH
+/* 16 integers, and the greater of each two. A way with instructions for that defines OWN_CHUNK and its own. */
+#ifndef OWN_CHUNK
+typedef struct {
+    uint8_t of[CHUNK];
+} chunk;
+
+static inline chunk greater(chunk a, chunk b) {
+    for (int i = 0; i < CHUNK; i++)
+        a.of[i] = a.of[i] > b.of[i] ? a.of[i] : b.of[i];
+    return a;
+}
+
+#endif
+
+/* 16 numbers to integers; the same with OWN_FINISH. */
+#ifndef OWN_FINISH
 static inline void finish_chunk(uint8_t made[CHUNK], const float x[CHUNK], const smidgen_finish *f) {
     for (int i = 0; i < CHUNK; i++)
         made[i] = (uint8_t)(smidgen_nearest(smidgen_clamp(x[i], f->low, f->high)) + f->zero);
@@ -70,17 +84,14 @@ static void depthwise(const smidgen_depthwise *w, uint32_t places, const uint8_t
 static void maximum(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
                     uint32_t channels) {
     for (uint32_t c = 0; c < channels; c += CHUNK) {
-        uint8_t most[CHUNK] = {0};
+        chunk most, one;
+        __builtin_memcpy(&most, input + c, CHUNK);
         for (uint32_t y = 0; y < height; y++)
             for (uint32_t x = 0; x < width; x++) {
-                const uint8_t *in = input + y * row + x * pitch + c;
-                for (int i = 0; i < CHUNK; i++)
-                    most[i] = most[i] > in[i] ? most[i] : in[i];
+                __builtin_memcpy(&one, input + y * row + x * pitch + c, CHUNK);
+                most = greater(most, one);
             }
-        if (channels - c >= CHUNK)
-            __builtin_memcpy(output + c, most, CHUNK);
-        else
-            __builtin_memcpy(output + c, most, channels - c);
+        __builtin_memcpy(output + c, &most, channels - c < CHUNK ? channels - c : CHUNK);
     }
 }
 

@@ -6,7 +6,7 @@
 #define MAX_ARENA ((uint64_t)1 << 30)
 #define MAX_PRODUCTS ((uint64_t)1 << 38)
 
-enum { MAX_COUNT = 4096, NO_RECORD = 65535, MAX_AXES = 6 };
+enum { MAX_COUNT = 4096, NO_RECORD = 65535, MAX_AXES = 6, MAX_SIDE = 16384 };
 
 typedef struct {
     const uint8_t *data;
@@ -371,7 +371,8 @@ int smidgen_read_program(const uint8_t *program, size_t size, smidgen_network *n
         return SMIDGEN_SPACE;
     for (uint32_t i = 0; i < n->value_count; i++)
         take_value(&r.c, &n->values[i], n->arena_size);
-    if (r.c.failed || n->values[0].type || (n->picture && n->values[0].channels != 3))
+    if (r.c.failed || n->values[0].type ||
+        (n->picture && (n->values[0].channels != 3 || n->values[0].height > MAX_SIDE || n->values[0].width > MAX_SIDE)))
         return SMIDGEN_BAD_PROGRAM;
     n->values[0].written = 1;
     for (uint32_t i = 0; i < n->operation_count && !r.c.failed; i++)

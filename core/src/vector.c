@@ -8,7 +8,7 @@
 typedef float floats __attribute__((vector_size(16)));
 typedef int32_t four_ints __attribute__((vector_size(16)));
 
-#define FINISH
+#define OWN_FINISH
 static inline void finish_chunk(uint8_t made[16], const float numbers[16], const smidgen_finish *f) {
     for (int i = 0; i < 16; i += 4) {
         const floats magic = {12582912.0f, 12582912.0f, 12582912.0f, 12582912.0f};

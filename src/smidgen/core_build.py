@@ -19,5 +19,5 @@ builder.set_source(
     '#include "smidgen.h"',
     sources=sorted(str(path) for path in (CORE / "src").glob("*.c")),
     include_dirs=[str(CORE)],
-    extra_compile_args=["-std=c99", "-O3"],
+    extra_compile_args=["-std=c99", "-O3", "-ffp-contract=off"],
 )

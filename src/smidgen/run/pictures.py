@@ -139,7 +139,10 @@ def prepare(picture: NDArray[np.uint8] | Image.Image, preprocessing: Preprocessi
     else:
         raise InputError(f"a picture is uint8 of shape (height, width, 3), not {picture.dtype} {picture.shape}")
     resample = Image.Resampling[preprocessing.resample.upper()]
-    pixels = np.asarray(image.resize((preprocessing.width, preprocessing.height), resample), np.float32)
+    width, height = preprocessing.width, preprocessing.height
+    # columns first, then rows, as the core does; releases of Pillow differ in what they do first
+    resized = image.resize((width, image.height), resample).resize((width, height), resample)
+    pixels = np.asarray(resized, np.float32)
     if preprocessing.channels == "BGR":
         pixels = pixels[:, :, ::-1]
     scaled = (pixels - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
