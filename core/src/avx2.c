@@ -5,9 +5,14 @@
 #include "engine.h"
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx2")
-#include <immintrin.h>
+#endif
 
 #define OWN_CHUNK
 typedef __m128i chunk;
@@ -30,6 +35,9 @@ static inline void finish_chunk(uint8_t made[16], const float x[16], const smidg
 
 /* Pixels of a tile: 12 of the 16 registers hold their sums; and steps of a run that are few. */
 enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16 };
+
+/* Keeps GCC from loading the inputs of all pixels first, for which there are too few registers. */
+#define IN_REGISTERS(sum) __asm__ volatile("" : "+x"((sum)[0]), "+x"((sum)[1]))
 
 static inline __m256i inputs(const uint8_t *x) {
     int32_t four;
@@ -56,6 +64,7 @@ static inline __attribute__((always_inline)) void tile(const smidgen_block_of_ou
                 const __m256i a = inputs(p < 3 ? x + (size_t)p * step : y + (size_t)(p - 3) * step);
                 sum[p][0] = _mm256_add_epi16(sum[p][0], _mm256_maddubs_epi16(a, low));
                 sum[p][1] = _mm256_add_epi16(sum[p][1], _mm256_maddubs_epi16(a, high));
+                IN_REGISTERS(sum[p]);
             }
         }
         for (int p = 0; p < pixels; p++)
@@ -82,6 +91,7 @@ static inline __attribute__((always_inline)) void wide_tile(const smidgen_block_
             const __m256i a = inputs(x + (size_t)p * step);
             sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(_mm256_maddubs_epi16(a, low), ones));
             sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(_mm256_maddubs_epi16(a, high), ones));
+            IN_REGISTERS(sum[p]);
         }
     }
     for (int p = 0; p < pixels; p++)
@@ -125,7 +135,11 @@ int smidgen_avx2_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 2, 0);
     return 1;
 }
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #else
 int smidgen_avx2_kernels(smidgen_kernels *kernels) {
     (void)kernels;

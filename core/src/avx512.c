@@ -2,9 +2,14 @@
 #include "engine.h"
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
+#include <immintrin.h>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
+#else
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#include <immintrin.h>
+#endif
 
 #define OWN_CHUNK
 typedef __m128i chunk;
@@ -80,7 +85,11 @@ int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 0, 0);
     return 1;
 }
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
 #pragma GCC pop_options
+#endif
 #else
 int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     (void)kernels;
