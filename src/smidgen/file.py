@@ -305,7 +305,7 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         metadata = _parse_metadata(texts["metadata"])[1]
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
-    harm = _harm(metadata, [name for name, t in records if _is_squeezed(t)])
+    harm = _harm(metadata, [name for name, t in records if t.rule in TRELLISES])
     kinds = {lib.SMIDGEN_AFFINE: "affine", lib.SMIDGEN_TABLE: "table", **dict.fromkeys(TRELLISES, "trellis")}
     return [
         TensorInfo(
@@ -319,11 +319,6 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
         )
         for name, t in records
     ]
-
-
-def _is_squeezed(t: Any) -> bool:
-    """Whether ``Squeeze`` made the code: a trellis, or a scale for each output. Biases have one scale."""
-    return t.rule in TRELLISES or (t.rule == lib.SMIDGEN_AFFINE and t.axis == 0)
 
 
 def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from smidgen.archive import Archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import CLOSE, Budget, Fidelity, Outcome, Point, search
-from smidgen.code import Stats
+from smidgen.code import Code, Stats
 from smidgen.examples import Examples, Item, batches, inputs_of
 from smidgen.file import SMALLEST, write
 from smidgen.methods import Method
@@ -23,7 +23,7 @@ from smidgen.reference import Reference
 from smidgen.refine import targets
 from smidgen.repair import Lesson, repair
 from smidgen.reporter import SILENT, Reporter
-from smidgen.squeezer import BIASES, Squeezer
+from smidgen.squeezer import BIASES, FINEST, Squeezer
 from smidgen.survey import measured
 
 __all__ = ["Settings", "describe", "squeeze_to_budget"]
@@ -101,7 +101,8 @@ def squeeze_to_budget(
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
-    squeezer = Squeezer(original, stats, settings.codecs, biases, harm)
+    finest = _finest_harm(original, stats, reference, reporter, outcome.budget)
+    squeezer = Squeezer(original, stats, settings.codecs, biases, harm, finest)
     run = _Run(outcome, squeezer, reference, reporter)
     search(outcome, run.attempt, FIRST_RATE, _count(original, stats))
     run.refine(examples.calibration[:REFINED], settings.seed)
@@ -194,7 +195,8 @@ class _Run:
         best, archive = outcome.best, outcome.archive
         if best is None or archive is None or outcome.budget.over:
             return
-        codes = {name: tensor for name, tensor in archive.tensors.items() if name in squeezer.stats}
+        squeezed = {name: tensor for name, tensor in archive.tensors.items() if name in squeezer.stats}
+        codes = {name: tensor for name, tensor in squeezed.items() if isinstance(tensor, Code)}
         with self.reporter.progress(len(codes), "each layer alone") as advance:
             harm = self.reference.harm_alone(squeezer.original, codes, advance, outcome.budget)
         if len(harm) < len(codes):
@@ -212,6 +214,18 @@ def _count(archive: Archive, names: Iterable[str]) -> int:
 def _bias_harm(original: Archive, names: Sequence[str], method: Method, reference: Reference) -> float:
     coarse = {name: method(np.asarray(original.tensors[name])) for name in names}
     return reference.fidelity(replace(original, tensors={**original.tensors, **coarse})).kl if coarse else 0.0
+
+
+def _finest_harm(
+    original: Archive, stats: Mapping[str, Stats], reference: Reference, reporter: Reporter, budget: Budget
+) -> dict[str, float]:
+    """What the finest codes of depthwise convolutions cost alone, in nats."""
+    weights = {name: np.asarray(original.tensors[name]) for name in stats}
+    codes = {name: FINEST(w, stats[name]) for name, w in weights.items() if w.ndim > 2 and w.shape[1] == 1 < len(w)}
+    if not codes:
+        return {}
+    with reporter.progress(len(codes), "depthwise layers") as advance:
+        return reference.harm_alone(original, codes, advance, budget)
 
 
 def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:

@@ -13,7 +13,6 @@ from smidgen._core import ffi, lib
 from smidgen.code import Code, Elimination, Stats, Trellis, as_rows
 from smidgen.errors import PlanError, WeightError
 from smidgen.methods.base import FloatArray, Method, checked
-from smidgen.methods.quantize import Quantize
 
 __all__ = ["Squeeze", "nearest"]
 
@@ -37,12 +36,6 @@ SMALLEST_UNIT = 1e-34
 
 BITS_PER_LEVEL = 100.0
 """So much must a code save for each squared level that it is off, in ``nearest``."""
-
-
-ROWS = Quantize(bits=8, granularity="axis")
-ROW_BITS, SYMBOL_BITS = 28, 2
-"""What takes the trellis's place where outputs are of very different size, as in depthwise convolutions that
-normalization was folded into: a scale for each. So many more bits it takes, about, for each scale and each weight."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +74,7 @@ class Squeeze(Method):
             raise PlanError(f"Squeeze: nats_per_bit must be a positive number, not {rate!r}")
 
     def __call__(self, weight: FloatArray, stats: Stats | None = None) -> Code:
-        """The code of ``weight``, a trellis, or affine where outputs need scales of their own; see ``Method``. Without
-        statistics all errors harm alike."""
+        """The code of ``weight``; see ``Method``. Without statistics all errors harm alike."""
         weight = checked(weight)
         if weight.ndim == 0:
             raise PlanError("Squeeze: a single number has no axis for a trellis; quantize it")
@@ -107,13 +99,7 @@ class Squeeze(Method):
             costs = _costs(Code(np.ascontiguousarray(chosen.T), rule), costs)
         symbols = np.empty(rows.shape, np.int16)
         symbols[:, inputs.order] = _feed_back(columns, (inputs.feedback, harm), answer, scale, costs).T
-        code = Code(symbols.reshape(weight.shape), rule)
-        if scale > _ideal_scale(harm):  # coarser than is worth it, for the sake of the largest weights
-            own = ROWS(weight)
-            spared = row_harm @ (_harm(code, rows, stats) - _harm(own, rows, stats)) / self.nats_per_bit
-            if spared > ROW_BITS * len(rows) + SYMBOL_BITS * rows.size:
-                return own
-        return code
+        return Code(symbols.reshape(weight.shape), rule)
 
 
 def nearest(code: Code, weight: FloatArray) -> Code:
@@ -141,13 +127,6 @@ def nearest(code: Code, weight: FloatArray) -> Code:
     return Code(np.ascontiguousarray(chosen.T).reshape(code.shape), code.rule)
 
 
-def _harm(code: Code, rows: FloatArray, stats: Stats) -> NDArray[np.float64]:
-    """What the errors of each output cost, in nats."""
-    error = as_rows(code.values(), 0).astype(np.float64) - rows
-    moved = error * stats.diagonal if stats.second_moment.ndim == 1 else error @ stats.second_moment
-    return np.asarray(stats.sensitivity / 2 * (moved * error).sum(axis=1))
-
-
 def _independent(count: int) -> Elimination:
     return Elimination(np.arange(count), None, np.ones(count))
 
@@ -161,11 +140,8 @@ def _unit(rows: FloatArray) -> float:
 def _scale(columns: FloatArray, harm: NDArray[np.float64]) -> float:
     """By theory, but no smaller than what lets the largest weight have a symbol."""
     largest = float(np.abs(columns).max())
-    return float(np.float32(max(min(_ideal_scale(harm), 2 * largest), largest / (2 * LIMIT - 6), 1e-6)))
-
-
-def _ideal_scale(harm: NDArray[np.float64]) -> float:
-    return STEP / math.sqrt(2) * math.exp(-float(np.log(harm).mean()) / 2)
+    scale = STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2)
+    return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), 1e-6)))
 
 
 def _feed_back(
