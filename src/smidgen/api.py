@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
-from smidgen.examples import examples_from, examples_in
-from smidgen.pipeline import Settings, squeeze_to_budget
+from smidgen.examples import Examples, examples_from, examples_in
+from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
 from smidgen.read import described, read_model
 from smidgen.transform import transform
@@ -47,7 +47,8 @@ def compress(
         module: the network; or what the command line takes, such as an ONNX file. It is not changed.
         data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
             (height, width, 3)) or of batches, as a data loader gives them: see ``smidgen.examples.examples_from``. No
-            labels are needed; a folder may have sub-folders named by ``labels``. Not used with a plan.
+            labels are needed; a folder may have sub-folders named by ``labels``. With a plan they only show the ranges
+            of activations, which the network needs to run without ONNX Runtime.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
         size: bytes that the saved file must not exceed.
         max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.
@@ -95,18 +96,22 @@ def compress(
     if plan is not None:
         if size is not None or max_drop is not None:
             raise InputError("give one of plan, size and max_drop")
-        return compress_by_plan(model, plan if isinstance(plan, Plan) else Plan.find(plan))
+        archive = compress_by_plan(model, plan if isinstance(plan, Plan) else Plan.find(plan))
+        return archive if data is None else with_program(archive, _examples(data, model, pictures, seed).calibration)
     outcome = Outcome(Budget(size, max_drop, time.monotonic() + seconds))
     if data is None:
         raise InputError("data: pictures are needed to compress to a size or a loss of accuracy")
-    if isinstance(data, str | os.PathLike):
-        examples = examples_in(Path(data), model, pictures, seed)
-    else:
-        examples = examples_from(data, model, pictures, seed)
+    examples = _examples(data, model, pictures, seed)
     squeeze_to_budget(model, examples, outcome, Settings(seed=seed, epochs=finetune, outputs=outputs))
     if outcome.archive is None or not outcome.reached:
         raise InputError(outcome.verdict())
     return outcome.archive
+
+
+def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pictures: int, seed: int) -> Examples:
+    if isinstance(data, str | os.PathLike):
+        return examples_in(Path(data), archive, pictures, seed)
+    return examples_from(data, archive, pictures, seed)
 
 
 def compress_by_plan(archive: Archive, plan: Plan) -> Archive:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import takewhile
@@ -15,8 +15,10 @@ from smidgen.archive import Archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import CLOSE, Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
+from smidgen.errors import ModelError
 from smidgen.examples import Examples, Item, batches, inputs_of
-from smidgen.file import SMALLEST, write
+from smidgen.file import SMALLEST, file_size
+from smidgen.lower import lower
 from smidgen.methods import Method
 from smidgen.network import Network
 from smidgen.reference import Reference
@@ -26,10 +28,13 @@ from smidgen.reporter import SILENT, Reporter
 from smidgen.squeezer import BIASES, FINEST, Squeezer
 from smidgen.survey import measured
 
-__all__ = ["Settings", "describe", "squeeze_to_budget"]
+__all__ = ["Settings", "describe", "squeeze_to_budget", "with_program"]
 
 AT_ONCE = 5
 """Examples that two networks see at once."""
+
+LOWERED = 100
+"""Examples that show the ranges of activations."""
 
 FIRST_RATE = 1e-7
 REFINED = 250
@@ -87,6 +92,7 @@ def squeeze_to_budget(
     """
     inputs_of(original)
     original = arranged(original)
+    original = with_program(original, examples.calibration, reporter)
     reference = Reference(original, examples, settings.outputs)
     left_out = len(examples.held_out) - len(reference) if examples.what == "pictures" else 0
     if left_out:
@@ -117,6 +123,29 @@ def squeeze_to_budget(
         )
         run.repair(lesson)
     run.explain()
+
+
+def with_program(archive: Archive, items: Sequence[Item], reporter: Reporter = SILENT) -> Archive:
+    """The archive with a program, by which it runs without ONNX Runtime; or as it is, and why is said.
+
+    Args:
+        archive: to be squeezed, or squeezed already.
+        items: what its activations are calibrated on; at most ``LOWERED`` of them.
+        reporter: is told why there is no program.
+    """
+    try:
+        with reporter.progress(len(items[:LOWERED]), "ranges") as advance:
+            inputs = batches(items[:LOWERED], archive, AT_ONCE)
+            return replace(archive, program=lower(archive, _counted(inputs, advance)))
+    except ModelError as error:
+        reporter.say(f"runs by ONNX Runtime only: {error}")
+        return archive
+
+
+def _counted(inputs: Iterable[Mapping[str, Any]], advance: Callable[[int], None]) -> Iterator[Mapping[str, Any]]:
+    for done, batch in enumerate(inputs, 1):
+        yield batch
+        advance(done * AT_ONCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +231,7 @@ class _Run:
         if len(harm) < len(codes):
             return
         explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
-        point = replace(best, bytes=len(write(explained, squeezer.codecs)))
+        point = replace(best, bytes=file_size(explained, squeezer.codecs))
         if outcome.budget.size is None or outcome.budget.allows(point):
             outcome.settle(explained, point)
 
@@ -256,7 +285,7 @@ def _room(archive: Archive, layers: int) -> int:
     harm = {str(number): 0.00123 for number in range(layers)}
     filled = explanation(archive.metadata, harm, Fidelity(400, 0.0123, 98.7, 0, "agreement"))
     bare = replace(archive, tensors={})
-    return len(write(replace(bare, metadata=filled))) - len(write(bare)) + 4
+    return file_size(replace(bare, metadata=filled)) - file_size(bare) + 4
 
 
 def describe(point: Point) -> str:

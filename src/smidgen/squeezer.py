@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.code import Code, Stats
-from smidgen.file import SMALLEST, write
+from smidgen.file import SMALLEST, file_size
 from smidgen.methods import Method, Quantize, Squeeze
 from smidgen.plan import Plan
 from smidgen.transform import transform
@@ -86,7 +86,7 @@ class Squeezer:
             if weights:
                 done.update(transform(weights, Plan((("*", method),)), self.stats))
         archive = replace(self.original, tensors=done)
-        return archive, len(write(archive, self.codecs))
+        return archive, file_size(archive, self.codecs)
 
     def _biases(self, rate: float, live: Mapping[str, Any]) -> Iterator[tuple[list[str], Method]]:
         """Which biases get how many bits. Not all change at the same rate, so that any size can be met."""

@@ -75,7 +75,8 @@ def compress(
 
     With pictures (no labels are needed) the network is measured, and squeezed until the file has the size, or loses
     what it may: a fifth of the pictures, at most 400, is held out to judge by. The best file so far is kept whenever
-    this is interrupted, and every file that was tried is in OUTPUT.curve.json.
+    this is interrupted, and every file that was tried is in OUTPUT.curve.json. With a plan, pictures only show what
+    ranges activations have, so that the file can run without ONNX Runtime.
     """
     limits = [
         name for name, value in (("--plan", plan_name), ("--size", size), ("--max-drop", max_drop)) if value is not None
@@ -85,11 +86,9 @@ def compress(
             f"give one of --size, --max-drop and --plan{', not ' + ' and '.join(limits) if limits else ''}"
         )
     if plan_name is not None:
-        if data or outputs or finetune or budget:
-            raise click.UsageError(
-                "--data, --outputs, --finetune and --budget go with --size or --max-drop, not with --plan"
-            )
-        _by_plan(model, plan_name, preprocessing, codec, output, as_json)
+        if outputs or finetune or budget:
+            raise click.UsageError("--outputs, --finetune and --budget go with --size or --max-drop, not with --plan")
+        _by_plan(model, plan_name, (data, preprocessing, pictures, seed), codec, output, as_json)
         return
     if data is None:
         raise click.UsageError(
@@ -99,16 +98,28 @@ def compress(
     _by_limit(model, given, (size, max_drop, budget), (finetune, pictures, seed), codec, output, as_json)
 
 
-def _by_plan(model: str, plan_name: str, preprocessing: str | None, codec: str, output: Path, as_json: bool) -> None:
+def _by_plan(
+    model: str, plan_name: str, given: tuple[Path | None, str | None, int, int], codec: str, output: Path, as_json: bool
+) -> None:
     from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
+    from smidgen.examples import examples_in
     from smidgen.file import codecs_named
+    from smidgen.pipeline import with_program
     from smidgen.plan import Plan
     from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
+    from smidgen.reporter import Reporter
 
+    data, preprocessing, pictures, seed = given
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
-    archive = compress_by_plan(with_preprocessing(read_model(model), preprocessing), plan)
+    loaded = with_preprocessing(read_model(model), preprocessing)
+    examples = examples_in(data, loaded, pictures, seed) if data else None
+    archive = compress_by_plan(loaded, plan)
+    if examples:
+        archive = with_program(
+            archive, examples.calibration, Reporter(progress, lambda line: click.echo(line, err=True))
+        )
     weights = sum(weight.size for weight in archive.weights().values())
     if not weights:
         raise ModelError(f"{model}: has no weights, so there is nothing to compress")

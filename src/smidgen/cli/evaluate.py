@@ -11,6 +11,7 @@ import click
 from smidgen.cli.output import (
     echo_json,
     echo_table,
+    engine_option,
     json_option,
     outputs_option,
     preprocessing_option,
@@ -19,6 +20,7 @@ from smidgen.cli.output import (
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
+    from smidgen.run import Runner
 
 __all__ = ["evaluate"]
 
@@ -35,14 +37,23 @@ BATCH = 8
 )
 @preprocessing_option
 @outputs_option
+@engine_option
 @json_option
-def evaluate(files: tuple[str, ...], data: Path, preprocessing: str | None, outputs: str | None, as_json: bool) -> None:
+def evaluate(
+    files: tuple[str, ...],
+    data: Path,
+    preprocessing: str | None,
+    outputs: str | None,
+    engine: str | None,
+    as_json: bool,
+) -> None:
     """Bytes, and how far the answers of FILES are from those of the first one, on pictures or any other inputs.
 
     FILES are .smidgen or .onnx files; a name of the zoo (squeezenet1_1) stands for the uncompressed network. Of
     classifiers of pictures the agreement of classes and the KL divergence are shown, and with class sub-folders, named
     by the ids or names of the classes that the file carries, top-1 and top-5. Of any other network its outputs are
-    compared: divergence, agreement or cosine, relative error and largest difference.
+    compared: divergence, agreement or cosine, relative error and largest difference. What is judged are the weights, in
+    float32; with --engine native, of networks that take pictures, each file by its own program if it has one.
     """
     from smidgen.preprocess import with_preprocessing
 
@@ -54,7 +65,8 @@ def evaluate(files: tuple[str, ...], data: Path, preprocessing: str | None, outp
     if arrays or outputs or not _classifies(archives[0]):
         _compare(files, archives, sizes, data, outputs, as_json)
     else:
-        _recognise(files, archives, sizes, data, as_json)
+        runners = [archive.runner(engine=None if engine == "native" else "onnxruntime") for archive in archives]
+        _recognise(files, runners, sizes, data, as_json)
 
 
 def _classifies(archive: Archive) -> bool:
@@ -101,14 +113,13 @@ def _compare(
     )
 
 
-def _recognise(files: tuple[str, ...], archives: list[Archive], sizes: list[int], data: Path, as_json: bool) -> None:
+def _recognise(files: tuple[str, ...], runners: list[Runner], sizes: list[int], data: Path, as_json: bool) -> None:
     from smidgen.run.evaluate import evaluate as evaluate_runners
     from smidgen.run.pictures import find_labelled, find_pictures
 
-    labelled = find_labelled(data, archives[0].labels)
+    labelled = find_labelled(data, runners[0].labels)
     pictures = find_pictures(data) if labelled is None else [path for path, _ in labelled]
     truth = None if labelled is None else [index for _, index in labelled]
-    runners = [archive.runner() for archive in archives]
     with progress(len(pictures), "evaluating") as advance:
         results = evaluate_runners(runners, pictures, truth, advance)
     if as_json:

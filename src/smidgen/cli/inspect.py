@@ -32,6 +32,7 @@ def inspect(file: Path, as_json: bool) -> None:
     if as_json:
         report: dict[str, object] = {"file": str(file), "bytes": total, "weights": weights, "sections": sections}
         report["tensors"] = [described(tensor, total) for tensor in tensors]
+        report["running"] = running(data)
         if any(tensor.harm is not None for tensor in tensors):
             report["advice"] = advice(tensors)
         echo_json(report)
@@ -58,8 +59,24 @@ def inspect(file: Path, as_json: bool) -> None:
         ("layer", "shape", "kind and levels", "codec", "bits/weight", "bytes", "share", *(["KL alone"] * explained)),
         [*rows, ("whole file", f"{weights:,}", "", "", bits, f"{total:,}", "100.0 %", *blank)],
     )
+    click.echo(running(data))
     if explained:
         click.echo(f"KL alone: nats of divergence when only this layer is squeezed. {advice(tensors)}")
+
+
+def running(data: bytes) -> str:
+    """One line on what the network of a file runs by, and if that is ONNX Runtime alone, why."""
+    from smidgen.errors import ModelError
+    from smidgen.file import outline, read
+    from smidgen.lower import structure
+
+    if outline(data).program:
+        return "Runs by itself, in integers of 8 bits; ONNX Runtime runs it, too, in float32."
+    try:
+        structure(read(data))
+    except ModelError as error:
+        return f"Runs by ONNX Runtime only: {error}"
+    return "Runs by ONNX Runtime only: what ranges activations have is not known; compress it with --data."
 
 
 def described(tensor: TensorInfo, total: int) -> dict[str, object]:

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 
 import click
 
-__all__ = ["echo_json", "echo_table", "json_option", "outputs_option", "preprocessing_option", "progress"]
+__all__ = [
+    "echo_json",
+    "echo_table",
+    "engine_option",
+    "json_option",
+    "outputs_option",
+    "preprocessing_option",
+    "progress",
+]
 
 preprocessing_option = click.option(
     "--preprocessing",
@@ -21,6 +29,11 @@ outputs_option = click.option(
     type=click.Choice(("scores", "probabilities", "chances", "values")),
     help="What the first output is, where it is taken for something else: scores or probabilities of classes, chances "
     "of 0 to 1 each, or values.",
+)
+engine_option = click.option(
+    "--engine",
+    type=click.Choice(("native", "onnxruntime")),
+    help="What computes: the file's own program in integers of 8 bits, or its graph in float32.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 

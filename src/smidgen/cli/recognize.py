@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from smidgen.cli.output import echo_json, json_option
+from smidgen.cli.output import echo_json, engine_option, json_option
 
 __all__ = ["recognize"]
 
@@ -15,12 +15,13 @@ __all__ = ["recognize"]
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many answers to show.")
+@engine_option
 @json_option
-def recognize(file: Path, pictures: tuple[Path, ...], top: int, as_json: bool) -> None:
+def recognize(file: Path, pictures: tuple[Path, ...], top: int, engine: str | None, as_json: bool) -> None:
     """Names what is in PICTURES, with the network in FILE."""
-    from smidgen.archive import open_archive
+    from smidgen.run.runner import open_runner
 
-    runner = open_archive(file).runner()
+    runner = open_runner(file, engine=engine)
     answers = {str(picture): runner.recognize(picture, top) for picture in pictures}
     if as_json:
         echo_json(
