@@ -249,6 +249,15 @@ def test_moves_and_resizes() -> None:
     check(program_of([SQUARE, larger], [Resize(0, 1, *places)]), [])
 
 
+def test_rows_of_zeros_keep_their_biases() -> None:
+    rule = Trellis(float(np.float32(1e-40)))
+    code = Code(np.zeros((3, 5, 1, 1), np.int16), rule)
+    biases = np.array([0.5, -0.3, 0], np.float32)
+    made = {**SQUARE, "channels": 3, "scale": 0.01}
+    found = check(program_of([SQUARE, made], [Convolution(0, 1, 0, 1, (1, 1))]), [code, biases])
+    np.testing.assert_allclose(found.reshape(2, 3, -1), np.tile(biases[:, None], (2, 1, 42)), atol=1e-6)
+
+
 def test_not_a_number_is_the_lowest() -> None:
     program = program_of([SQUARE, {"height": 1, "width": 1, "channels": 5, "numbers": True}], [Mean(0, 1)])
     x = np.full((1, 5, 6, 7), np.nan, np.float32)

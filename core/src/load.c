@@ -5,6 +5,7 @@
 enum { NO_RECORD = 65535, NO_AXIS = 255, MOST = 128, TEXT_SCRATCH = 3 * 1024 * 1024 };
 
 #define MAX_BIAS 1073741824.0 /* 2^30 */
+#define ZEROS_BIAS 16777216.0 /* 2^24 */
 
 /* While a file is loaded. */
 typedef struct {
@@ -395,18 +396,19 @@ static int settle_rows(loader *l, const smidgen_operation *o, const kernel *k, i
             return status;
     }
     for (uint32_t r = 0; r < out->channels; r++) {
-        const double scale = (double)in->scale * scales[r];
-        double x = given ? given[r] / scale : 0;
+        double scale = (double)in->scale * scales[r], x = 0;
         int64_t sum = 0, size = 0, most;
-        if (given && given[r] == 0)
-            x = 0;
-        if (!is_finite(scales[r]) || !(x - x == 0 || x > 0 || x < 0))
-            return SMIDGEN_BAD_PROGRAM;
-        x = x > MAX_BIAS ? MAX_BIAS : x < -MAX_BIAS ? -MAX_BIAS : nearest(x);
         for (size_t i = (size_t)r * k->row; i < (size_t)(r + 1) * k->row; i++) {
             sum += k->integers[i];
             size += k->integers[i] < 0 ? -k->integers[i] : k->integers[i];
         }
+        if (!is_finite(scales[r]) || (given && !is_finite(given[r])))
+            return SMIDGEN_BAD_PROGRAM;
+        if (given && size == 0) /* the scale of a row of zeros says nothing of how large a bias may be */
+            scale = (given[r] < 0 ? -given[r] : given[r]) / ZEROS_BIAS;
+        if (given && given[r] != 0)
+            x = given[r] / scale;
+        x = x > MAX_BIAS ? MAX_BIAS : x < -MAX_BIAS ? -MAX_BIAS : nearest(x);
         most = 255 * size + (x < 0 ? (int64_t)-x : (int64_t)x) + 255 * (sum < 0 ? -sum : sum);
         if (most > INT32_MAX)
             return SMIDGEN_BAD_PROGRAM;

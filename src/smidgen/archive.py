@@ -82,7 +82,8 @@ class Archive:
         preprocessing: how a picture becomes the input, or None if unknown.
         labels: the classes in the order of the scores; empty if unknown.
         metadata: plain JSON values; ``{"zoo": {"name": ..., **arguments}}`` says how to rebuild the module.
-        program: the program section, by which the network runs in integers; empty if there is none.
+        program: the program section, by which the network runs in integers; empty if there is none. It names tensors by
+            their place.
     """
 
     graph: bytes

@@ -117,12 +117,14 @@ class _Machine:
         n, (kernel_height, kernel_width) = o.channels, c.kernel
         require(i.channels % c.groups == 0 and n % c.groups == 0, "groups")
         require(weights.shape == (n, i.channels // c.groups * kernel_height * kernel_width), "shape of a weight")
-        bias = np.zeros(n)
+        bias, scale = np.zeros(n), double(i.scale) * s.astype(double)
         if c.bias != NO_BIAS:
             record = self.records[c.bias]
-            values = record.values() if isinstance(record, Code) else record
-            bias = np.rint(values.reshape(n).astype(double) / (double(i.scale) * s.astype(double)))
-        bias = np.clip(bias, -(2**30), 2**30)
+            values = (record.values() if isinstance(record, Code) else record).reshape(n).astype(double)
+            require(bool(np.isfinite(values).all()), "biases")
+            scale = np.where((weights == 0).all(axis=1), np.abs(values) / 2**24, scale)
+            np.divide(values, scale, where=values != 0, out=bias)
+        bias = np.clip(np.rint(bias), -(2**30), 2**30)
         sizes = 255 * np.abs(weights).sum(axis=1) + np.abs(bias) + 255 * np.abs(weights.sum(axis=1))
         require(bool((sizes < 2**31).all()), "sums of a convolution")
         weights = weights.reshape(c.groups, n // c.groups, -1, kernel_height, kernel_width).astype(double)
@@ -137,9 +139,9 @@ class _Machine:
             sums += np.einsum("yxgi,goi->yxgo", read, weights[..., y, x], optimize=True)
         total = (sums.reshape(o.height, o.width, n) + bias).astype(np.int64).astype(single)
         if o.numbers:
-            self.put(c.output, total * (double(i.scale) * s.astype(double)).astype(single))
+            self.put(c.output, total * scale.astype(single))
         else:
-            factor = (double(i.scale) * s.astype(double) / double(o.scale)).astype(single)
+            factor = (scale / double(o.scale)).astype(single)
             self.finish(c.output, total * factor, c.low, c.high)
 
     def window(self, c: Maximum | Average) -> list[tuple[Array, Array]]:
