@@ -23,6 +23,7 @@ def test_running_half_imports_no_torch() -> None:
         "errors",
         "file",
         "run",
+        "run.bench",
         "run.evaluate",
         "run.int8",
         "run.onnx_graph",

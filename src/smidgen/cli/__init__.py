@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import click
 
 from smidgen import distributed
+from smidgen.cli.bench import bench
 from smidgen.cli.compress import compress
 from smidgen.cli.demo import demo
 from smidgen.cli.evaluate import evaluate
@@ -39,7 +40,7 @@ def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for command in (demo, compress, inspect, evaluate, recognize, export, sweep):
+for command in (demo, compress, inspect, evaluate, recognize, export, bench, sweep):
     cli.add_command(command)
 
 

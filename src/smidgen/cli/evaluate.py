@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smidgen.archive import Archive
     from smidgen.run import Runner
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "files_of"]
 
 BATCH = 8
 
@@ -159,18 +159,18 @@ def _open(name: str) -> Archive:
 def _size(name: str, archive: Archive) -> int:
     """Bytes of the file, or of the plain weights of a network that is not in one."""
     if Path(name).is_file():
-        return sum(path.stat().st_size for path in {Path(name), *_beside(name)})
+        return sum(path.stat().st_size for path in files_of(Path(name)))
     return sum(weight.nbytes for weight in archive.weights().values())
 
 
-def _beside(name: str) -> set[Path]:
-    """The files in which an ONNX file keeps data."""
-    if Path(name).suffix != ".onnx":
-        return set()
+def files_of(path: Path) -> list[Path]:
+    """A file, and those in which it keeps data if it is an ONNX file."""
+    if path.suffix != ".onnx":
+        return [path]
     import onnx
 
     from smidgen.run.onnx_graph import tensors_of
 
-    tensors = tensors_of(onnx.load(name, load_external_data=False))
+    tensors = tensors_of(onnx.load(path, load_external_data=False))
     places = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
-    return {Path(name).parent / place for place in places}
+    return [path, *(path.parent / place for place in sorted(places))]

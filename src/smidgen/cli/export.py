@@ -12,8 +12,9 @@ from smidgen.cli.output import echo_json, json_option, preprocessing_option, pro
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
+    from smidgen.examples import Item
 
-__all__ = ["export"]
+__all__ = ["drawn", "export", "quantized"]
 
 _TIMED_ROUNDS = 40
 
@@ -74,34 +75,48 @@ def export(
 
 def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes, dict[str, float]]:
     """The bytes of the model that computes with integers, and its time and that of float32 in milliseconds."""
-    import numpy as np
     import onnx
 
     from smidgen.errors import InputError
-    from smidgen.examples import all_in
-    from smidgen.examples import batches as stacked
-    from smidgen.run.int8 import quantize
+    from smidgen.examples import batches
     from smidgen.run.session import Engine
     from smidgen.run.timing import interleaved
 
     if not output.absolute().parent.is_dir():  # before the work, not after it
         raise InputError(f"{output}: cannot be written: there is no folder {output.parent}")
-    found, model = all_in(data, archive), archive.onnx()
-    items = [found[index] for index in np.random.default_rng(0).permutation(len(found))[:most]]
-
-    def batches() -> Iterator[dict[str, Any]]:
-        with progress(len(items), "calibrating") as advance:
-            for done, batch in enumerate(stacked(items, archive, 1), 1):
-                yield batch
-                advance(done)
-
-    content: bytes = quantize(model, batches()).SerializeToString(deterministic=True)
-    engines = [Engine(onnx.load_from_string(content), 1), Engine(model, 1)]
-    (batch,) = stacked(items[:1], archive, 1)
+    items = drawn(archive, data, most)
+    content = quantized(archive, items)
+    engines = [Engine(onnx.load_from_string(content), 1), Engine(archive.onnx(), 1)]
+    (batch,) = batches(items[:1], archive, 1)
     # the fastest of interleaved runs, since what else the machine does can only add to them
     runs = [lambda turn, engine=engine: engine(batch) for engine in engines]
     mine, theirs = interleaved(runs, _TIMED_ROUNDS).min(axis=0).tolist()
     return content, {"milliseconds": mine, "milliseconds_float32": theirs}
+
+
+def drawn(archive: Archive, data: Path, most: int) -> list[Item]:
+    """At most so many of the examples in ``data``, drawn at random."""
+    import numpy as np
+
+    from smidgen.examples import all_in
+
+    found = all_in(data, archive)
+    return [found[index] for index in np.random.default_rng(0).permutation(len(found))[:most]]
+
+
+def quantized(archive: Archive, items: list[Item]) -> bytes:
+    """The ONNX file that computes with integers, calibrated on examples."""
+    from smidgen.examples import batches
+    from smidgen.run.int8 import quantize
+
+    def shown() -> Iterator[dict[str, Any]]:
+        with progress(len(items), "calibrating") as advance:
+            for done, batch in enumerate(batches(items, archive, 1), 1):
+                yield batch
+                advance(done)
+
+    content: bytes = quantize(archive.onnx(), shown()).SerializeToString(deterministic=True)
+    return content
 
 
 def _verdict(milliseconds: float, milliseconds_float32: float) -> str:
