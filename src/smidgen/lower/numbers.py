@@ -31,9 +31,12 @@ from smidgen.run.program import (
     Tensor,
     reads,
 )
-from smidgen.run.ranges import Affine8, Histogram, best_affine
+from smidgen.run.ranges import Affine8, Histogram, best_affine, wide_affine
 
 __all__ = ["numbered"]
+
+_POWER = 2.4
+"""Of errors, for the choice of ranges: Nahshan et al., "Loss aware post-training quantization", arXiv 1911.07190."""
 
 _SHARING = (Maximum, Join, Move, Resize)
 """Operations whose output has the scale of what they read."""
@@ -82,8 +85,35 @@ def _affines(structure: Structure, histograms: Mapping[str, Histogram]) -> list[
     merged: dict[int, Histogram] = {}
     for number, held in enumerate(structure.planes):
         merged.setdefault(find(number), Histogram()).merge(histograms[held.name])
-    chosen = {number: best_affine(histogram) for number, histogram in merged.items()}
+    weighted = {find(plane) for plane in _before_weights(structure)}
+    functions = _only_functions(structure)
+    chosen = {
+        number: best_affine(histogram, _POWER, functions.get(number)) if number in weighted else wide_affine(histogram)
+        for number, histogram in merged.items()
+    }
     return [chosen[find(number)] for number in range(len(structure.planes))]
+
+
+def _before_weights(structure: Structure) -> set[int]:
+    """The planes that weights are still applied to; on the others the answer depends through its largest values."""
+    before: set[int] = set()
+    for operation in reversed(structure.operations):
+        if isinstance(operation, Convolution) or operation.output in before:
+            before.update(reads(operation))
+    return before
+
+
+def _only_functions(structure: Structure) -> dict[int, Function]:
+    """For planes of which a single lookup is all that is read, its function."""
+    readers: dict[int, list[Operation]] = {}
+    for operation in structure.operations:
+        for plane in reads(operation):
+            readers.setdefault(plane, []).append(operation)
+    return {
+        plane: structure.functions[each[0].output]
+        for plane, each in readers.items()
+        if len(each) == 1 and isinstance(each[0], Lookup)
+    }
 
 
 def _completed(operation: Operation, structure: Structure, tensors: tuple[Tensor, ...]) -> Operation:

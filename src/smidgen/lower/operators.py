@@ -15,7 +15,7 @@ __all__ = ["OPERATORS", "lower_node"]
 
 
 def lower_node(work: Work, node: Any) -> None:
-    """Adds what a node computes to the work.
+    """Adds what a node computes to the work, unless that is the same for every input; who needs it then will say so.
 
     Raises:
         ModelError: it has no form in a program.
@@ -23,7 +23,7 @@ def lower_node(work: Work, node: Any) -> None:
     work.node = node
     if node.op_type == "Shape" and node.input[0] in work.values:
         work.graph.constants[node.output[0]] = np.array(_shape(work.value(node.input[0])), np.int64)
-    elif not work.graph.fold(node) and work.graph.weight(node.output[0]) is None:
+    elif not work.graph.fold(node) and work.values.keys() & set(node.input):
         if node.op_type not in OPERATORS:
             raise work.refuse(_HINTS.get(node.op_type, "programs have no such operation"))
         work.values[node.output[0]] = OPERATORS[node.op_type](work, node)
