@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from native import check_memory
+import torch
+from native import check_memory, program_file
 from numpy.typing import NDArray
 from test_int8 import network, run
+from tiny_network import pictures, slow_log_softmax
 
-from smidgen.archive import Archive
+import smidgen
+from smidgen.archive import Archive, Preprocessing
 from smidgen.arrange import arranged
-from smidgen.errors import ModelError
+from smidgen.code import Affine, Code, Table, Trellis
+from smidgen.demo.photos import photographs
+from smidgen.errors import FormatError, InputError, ModelError
+from smidgen.examples import batches
 from smidgen.lower import lower, structure
 from smidgen.onnx_file import archive_of
+from smidgen.read import from_module, read_model
+from smidgen.run import prepare
 from smidgen.run.program import Convolution, Program
 from tests.reference import program as reference
 
+__all__ = ["program_file"]
 RNG = np.random.default_rng
 
 # name: nodes from x, float[n,8,9,7], to y of any shape; and constants
@@ -341,3 +353,191 @@ def test_what_has_no_form_is_refused_without_data(name: str) -> None:
     with pytest.raises(ModelError, match=message) as raised:
         structure(archive)
     assert "\n" not in str(raised.value)
+
+
+class Residual(torch.nn.Module):
+    """A block as in ResNet, half as high and wide."""
+
+    def __init__(self, channels: int, outputs: int) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(channels, outputs, 3, 2, 1, bias=False)
+        self.norm = torch.nn.BatchNorm2d(outputs)
+        self.second = torch.nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = torch.nn.BatchNorm2d(outputs)
+        self.short = torch.nn.Sequential(
+            torch.nn.Conv2d(channels, outputs, 1, 2, bias=False), torch.nn.BatchNorm2d(outputs)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm2(self.second(torch.relu(self.norm(self.first(x)))))
+        return torch.relu(y + self.short(x))
+
+
+class Inverted(torch.nn.Module):
+    """A block as in MobileNetV3: expanded, filtered, excited, projected."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = torch.nn.Conv2d(channels, hidden, 1)
+        self.filter = torch.nn.Conv2d(hidden, hidden, 5, 1, 2, groups=hidden)
+        self.down, self.up = torch.nn.Conv2d(hidden, 8, 1), torch.nn.Conv2d(8, hidden, 1)
+        self.project = torch.nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.nn.functional.hardswish(self.filter(torch.nn.functional.relu6(self.expand(x))))
+        gate = torch.nn.functional.hardsigmoid(self.up(torch.relu(self.down(y.mean((2, 3), keepdim=True)))))
+        return x + self.project(y * gate)
+
+
+class Shuffled(torch.nn.Module):
+    """Channels take turns, as in ShuffleNet."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        return x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def tail(channels: int) -> list[torch.nn.Module]:
+    nn = torch.nn
+    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(channels, 10)]
+
+
+NETWORKS: dict[str, list[torch.nn.Module]] = {
+    "residual": [torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), Residual(8, 12), Residual(12, 16), *tail(16)],
+    "inverted": [torch.nn.Conv2d(3, 8, 3, 2), torch.nn.Hardswish(), Inverted(8, 24), Inverted(8, 16), *tail(8)],
+    "shuffled": [torch.nn.Conv2d(3, 8, 3), torch.nn.SiLU(), Shuffled(), torch.nn.Conv2d(8, 8, 3, groups=4), *tail(8)],
+    "flattened": [
+        torch.nn.Conv2d(3, 8, 5, padding=2),
+        torch.nn.GELU(),
+        torch.nn.MaxPool2d(2, ceil_mode=True),
+        torch.nn.Upsample(scale_factor=2, mode="bilinear"),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8 * 18 * 18, 20),
+        torch.nn.ELU(),
+        torch.nn.Linear(20, 10),
+        torch.nn.Softmax(1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_modules(name: str) -> None:
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(*NETWORKS[name])
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(layer.running_var, 0.5, 2)
+            torch.nn.init.normal_(layer.running_mean)
+    archive = arranged(from_module(module, (3, 17, 17)))
+    given = [{"image": RNG(seed).normal(0, 1, (1, 3, 17, 17)).astype(np.float32)} for seed in range(24)]
+    program = Program.from_bytes(lower(archive, given[:20]))
+    check_memory(program)
+    for batch in given[20:]:
+        exact, found = answers(archive, program, batch)
+        assert np.linalg.norm(found - exact) < 0.06 * np.linalg.norm(exact)
+
+
+@pytest.fixture(scope="module")
+def squeezenet() -> Archive:
+    return arranged(read_model("squeezenet1_1"))
+
+
+def test_squeezenet(squeezenet: Archive) -> None:
+    shown = list(photographs().values())
+    program = Program.from_bytes(lower(squeezenet, batches(shown[:6], squeezenet, 2)))
+    counted = {kind: kinds(program).count(kind) for kind in ("Convolution", "Maximum", "Join", "Mean")}
+    assert counted == {"Convolution": 26, "Maximum": 3, "Join": 8, "Mean": 1}
+    assert len(program.operations) == 38
+    assert program.arena < 1_100_000  # of 2.6 million without reuse
+    assert program.picture is not None
+    assert (program.picture.channels, program.picture.resample) == ("BGR", "bilinear")
+    check_memory(program)
+    runner, records = squeezenet.runner(1), list(squeezenet.tensors.values())
+    for picture in shown[6:]:
+        x = prepare(picture, squeezenet.preprocessing)
+        exact = slow_log_softmax(runner(x[None]))[0]
+        found = slow_log_softmax(reference.run(program, records, x)[None])[0]
+        assert (np.exp(exact) * (exact - found)).sum() < 0.03
+
+
+def test_weights_of_every_rule() -> None:
+    """Rules whose integers are used as they are, and those that are rounded to 8 bits."""
+    rng = RNG(4)
+    symbols = rng.integers(-7, 8, (12, 8, 3, 3)).astype(np.int16)
+    rows, zero = rng.uniform(0.01, 0.02, (12, 1)).astype(np.float32), rng.integers(-2, 3, (12, 1)).astype(np.int16)
+    grouped = rng.uniform(0.01, 0.02, (12, 2)).astype(np.float32)
+    table = np.linspace(-0.1, 0.1, 15, dtype=np.float32)[None]
+    codes = {
+        "trellis": Code(symbols, Trellis(0.0078125)),
+        "affine": Code(symbols, Affine.per_tensor(0.01)),
+        "rows": Code(symbols, Affine(rows, zero, 0)),
+        "groups": Code(symbols, Affine(grouped, np.zeros((12, 2), np.int16), 0)),
+        "table": Code((symbols + 7).astype(np.int16), Table(table)),
+    }
+    plain = lowerable(*CASES["convolution"])
+    for code in codes.values():
+        archive = replace(plain, tensors={**plain.tensors, "w": code})
+        program = Program.from_bytes(lower(archive, inputs(20, 0)))
+        for batch in inputs(2, 100):
+            exact, found = answers(archive, program, batch)
+            assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)
+
+
+def test_sums_that_32_bits_cannot_hold() -> None:
+    weight = np.ones((9, 36000), np.float32)
+    model = network("float[n,3,100,120] x", "float[n,9] y", "a = Flatten(x) y = Gemm<transB=1>(a, w)", w=weight)
+    archive = arranged(archive_of(model))
+    structure(archive)
+    with pytest.raises(ModelError, match="sums could exceed 32 bits"):
+        lower(archive, [{"x": np.ones((1, 3, 100, 120), np.float32)}])
+
+
+def test_inputs_that_programs_have_not() -> None:
+    for given, message in (
+        ("float[n,20] x", "is not float32 of shape"),
+        ("float[2,3,4,4] x", "takes 2 examples at once"),
+        ("float[n,3,h,w] x", "has no fixed size"),
+        ("float[n,3,4,4] x, float[n,3,4,4] z", "has 2 inputs and 1 outputs"),
+    ):
+        nodes = "y = Add(x, z)" if "z" in given else "y = Relu(x)"
+        with pytest.raises(ModelError, match=message):
+            structure(archive_of(network(given, "float[n,k,l,m] y", nodes)))
+    with pytest.raises(InputError, match="no batches"):
+        lower(lowerable(*CASES["convolution"]), [])
+
+
+def test_free_sizes_are_those_of_the_pictures() -> None:
+    model = network(
+        "float[n,3,h,w] x", "float[n,k] y", "a = Conv(x, w) b = GlobalAveragePool(a) y = Flatten(b)", w=(9, 3, 3, 3)
+    )
+    archive = replace(archive_of(model), preprocessing=Preprocessing(6, 8))
+    program = Program.from_bytes(lower(archive, [{"x": np.ones((1, 3, 6, 8), np.float32)}]))
+    assert (program.tensors[0].height, program.tensors[0].width) == (6, 8)
+    assert program.picture is not None
+
+
+def test_a_file_with_its_program(program_file: Path) -> None:
+    archive = smidgen.open(program_file)
+    program = Program.from_bytes(archive.program)
+    check_memory(program)
+    runner, records = archive.runner(1), list(archive.tensors.values())
+    agreed = 0
+    for picture in pictures(20):
+        x = runner.prepare(picture)
+        agreed += int(np.argmax(reference.run(program, records, x)) == np.argmax(runner(x[None])))
+    assert agreed >= 18
+
+
+def test_programs_that_cannot_be_parsed() -> None:
+    data = lower(lowerable(*CASES["concatenation of concatenations"]), inputs(1, 0))
+    for length in range(len(data)):
+        with pytest.raises(FormatError, match="program"):
+            Program.from_bytes(data[:length])
+    with pytest.raises(FormatError, match="bytes follow"):
+        Program.from_bytes(data + b"\0")
+    rng = RNG(0)
+    for _ in range(500):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] = rng.integers(256)
+        with suppress(FormatError):
+            Program.from_bytes(bytes(damaged))

@@ -84,7 +84,7 @@ def _clamps(work: Work, node: Any) -> bool:
 def _shifts(work: Work, node: Any) -> bool:
     """Makes the sum with a tensor of the file the bias of the convolution before it, if that has none."""
     source, constant = sorted(node.input, key=lambda name: name not in work.values)
-    weight, made = work.graph.weight(constant), work.just_made(source, ("Convolution",))
+    weight, made = work.graph.weight(constant), work.just_made(source, (Convolution,))
     if weight is None or made is None or work.graph.record_type(weight.record) != "float32":
         return False
     convolution, view = work.operations[made], work.values[source]

@@ -65,8 +65,17 @@ def numbered(structure: Structure, archive: Archive, histograms: Mapping[str, Hi
         if isinstance(operation, Convolution):
             _check_sums(operation, records, tensors[operation.input].scale, name)
         operations.append(_completed(operation, structure, tensors))
-    picture = Picture.of(archive.preprocessing) if archive.preprocessing and tensors[0].channels == 3 else None
-    return Program(tensors, tuple(operations), structure.output, arena, picture, structure.softmax)
+    return Program(
+        tensors, tuple(operations), structure.output, arena, _picture(archive, tensors[0]), structure.softmax
+    )
+
+
+def _picture(archive: Archive, taken: Tensor) -> Picture | None:
+    """How pictures become the input, if they can."""
+    known = archive.preprocessing
+    if known is None or (known.height, known.width, 3) != (taken.height, taken.width, taken.channels):
+        return None
+    return Picture.of(known)
 
 
 def _affines(structure: Structure, histograms: Mapping[str, Histogram]) -> list[Affine8]:
@@ -152,7 +161,7 @@ def _check_sums(convolution: Convolution, records: list[Code | NDArray[Any]], sc
     rows = integers.reshape(len(integers), -1)
     sums = 255 * np.abs(rows).sum(axis=1, dtype=np.int64) + 255 * np.abs(rows.sum(axis=1, dtype=np.int64))
     if (sums + np.abs(bias) >= 2**31).any() or not np.isfinite(scales).all():
-        raise ModelError(f"{name!r} cannot be computed in integers: its sums could exceed 32 bits")
+        raise ModelError(f"{name} cannot be computed in integers: its sums could exceed 32 bits")
 
 
 def _integers(record: Code | NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
