@@ -185,6 +185,15 @@ def small_archive() -> Archive:
     return Archive(small_graph().SerializeToString(), tensors, picture, labels, {"made by": "a test"})
 
 
+def with_small_program(archive: Archive) -> Archive:
+    """The same archive with the program of its graph, which takes the first two tensors."""
+    from smidgen.lower import lower
+
+    used = replace(archive, tensors={name: archive.tensors[name] for name in ("conv.weight", "conv.bias")})
+    picture = np.random.default_rng(6).normal(0, 1, (1, 3, 8, 8)).astype(np.float32)
+    return replace(archive, program=lower(used, [{"input": picture}]))
+
+
 def real_files() -> Iterator[tuple[str, bytes]]:
     """Files as ``write`` makes them, one per family of codecs, and once more with their texts stored plainly."""
     from smidgen.file import SMALLEST, write
@@ -203,6 +212,7 @@ def real_files() -> Iterator[tuple[str, bytes]]:
     ):
         yield codecs[-1] if len(codecs) == 1 else "smallest", write(archive, codecs)
     yield "plain", with_raw_texts(write(archive))
+    yield "program", write(with_small_program(archive))
     yield "empty", write(replace(archive, graph=b"", tensors={}, labels=()))
 
 

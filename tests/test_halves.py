@@ -26,12 +26,18 @@ def test_running_half_imports_no_torch() -> None:
         "run.bench",
         "run.evaluate",
         "run.int8",
+        "run.native",
         "run.onnx_graph",
+        "run.program",
         "run.runner",
         "cli",
     )
     loaded = imported_by("import smidgen\n" + "\n".join(f"import smidgen.{room}" for room in rooms))
     assert not loaded & {"torch", "ndf", "skimage", "sklearn", "matplotlib"}
+
+
+def test_lowering_needs_no_torch() -> None:
+    assert not imported_by("import smidgen.lower") & {"torch"}
 
 
 def test_opening_a_file_needs_only_numpy_and_the_core() -> None:

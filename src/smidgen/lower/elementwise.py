@@ -21,8 +21,6 @@ __all__ = ["elementwise", "number_of"]
 def elementwise(work: Work, node: Any) -> Value:
     """A function of one tensor; or the sum or product of two."""
     changing = [name for name in node.input if name in work.values]
-    if not changing:
-        raise work.refuse("it makes a weight from others, and programs take weights as the file has them")
     if _clamps(work, node) or (node.op_type == "Add" and len(changing) == 1 and _shifts(work, node)):
         return work.values[node.output[0]]
     sources = {name: _source(work, name) for name in changing}
@@ -86,7 +84,7 @@ def _clamps(work: Work, node: Any) -> bool:
 def _shifts(work: Work, node: Any) -> bool:
     """Makes the sum with a tensor of the file the bias of the convolution before it, if that has none."""
     source, constant = sorted(node.input, key=lambda name: name not in work.values)
-    weight, made = work.graph.weight(constant), work.just_made(source, ("Convolution",))
+    weight, made = work.graph.weight(constant), work.just_made(source, (Convolution,))
     if weight is None or made is None or work.graph.record_type(weight.record) != "float32":
         return False
     convolution, view = work.operations[made], work.values[source]

@@ -16,8 +16,6 @@ from smidgen.run.onnx_graph import STANDARD, inner_graphs
 
 __all__ = ["Graph", "Weight", "attributes_of", "refusal", "where"]
 
-_SAME_ORDER = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
-
 
 class Weight(NamedTuple):
     """A tensor of the archive, perhaps turned: its number, and whether its two axes are the other way round."""
@@ -71,18 +69,19 @@ class Graph:
         return self.constants.get(name)
 
     def weight(self, name: str) -> Weight | None:
-        """The tensor of the archive that a tensor of the graph is, its elements in the same order or turned."""
-        if name in self._records:
-            return Weight(self._records[name], False)
-        node = self._makers.get(name)
-        if node is None or node.op_type not in ("Transpose", *_SAME_ORDER) or not node.input:
-            return None
-        source = self.weight(node.input[0])
-        if source is None or node.op_type in _SAME_ORDER:
-            return source
-        rank = len(self.record_shape(source.record))
-        order = list(attributes_of(node).get("perm", range(rank)[::-1]))
-        return Weight(source.record, not source.turned) if rank == 2 and order == [1, 0] else None
+        """The tensor of the archive that a tensor of the graph is, turned or not; None if it is none."""
+        turned = False
+        while name not in self._records:
+            node = self._makers.get(name)
+            if node is None or node.op_type not in ("Transpose", "Identity") or not node.input:
+                return None
+            if node.op_type == "Transpose":
+                if list(attributes_of(node).get("perm", [1, 0])) != [1, 0]:
+                    return None
+                turned = not turned
+            name = node.input[0]
+        record = self._records[name]
+        return None if turned and len(self.record_shape(record)) != 2 else Weight(record, turned)
 
     def record_shape(self, record: int) -> tuple[int, ...]:
         """The shape of a tensor of the archive."""

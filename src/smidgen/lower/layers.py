@@ -33,7 +33,7 @@ def convolution(work: Work, node: Any) -> Value:
 
 
 def _convolved(
-    work: Work, node: Any, source: int, channels: int, rows: Window, columns: Window, groups: int = 1, bias: int = 2
+    work: Work, node: Any, source: int, channels: int, rows: Window, columns: Window, groups: int = 1
 ) -> View:
     """A convolution of a plane with the weight of a node, as a tensor (1, channels, height, width)."""
     p = work.planes[source]
@@ -44,14 +44,12 @@ def _convolved(
         raise work.refuse("its kernel is larger than its input")
     inputs = p.channels // groups * rows.kernel * columns.kernel
     weight = _weight(work, node.input[1], channels, inputs)
-    shift = _bias(work, node.input[bias], channels) if len(node.input) > bias and node.input[bias] else NO_BIAS
+    bias = _bias(work, node.input[2], channels) if len(node.input) > 2 and node.input[2] else NO_BIAS
     work.widen(source, max(rows.start, columns.start, rows.after(p.height), columns.after(p.width)))
     output = work.plane(node.output[0], channels, rows.positions, columns.positions)
     kernel, stride = (rows.kernel, columns.kernel), (rows.stride, columns.stride)
     dilation = (rows.dilation, columns.dilation)
-    convolution = Convolution(
-        source, output, weight, shift, kernel, stride, dilation, rows.start, columns.start, groups
-    )
+    convolution = Convolution(source, output, weight, bias, kernel, stride, dilation, rows.start, columns.start, groups)
     work.emit(convolution, inputs)
     return work.whole(output)
 
@@ -93,9 +91,14 @@ def _bias(work: Work, name: str, outputs: int) -> int:
     return weight.record
 
 
-def _point(size: int = 1) -> Window:
+def _covering(size: int) -> Window:
     """A kernel that covers an axis of this size at once."""
     return Window(size, 1, 1, 0, 0, 1)
+
+
+def _pointwise(size: int) -> Window:
+    """A kernel of one place, at every place of an axis of this size."""
+    return Window(1, 1, 1, 0, 0, size)
 
 
 def gemm(work: Work, node: Any) -> Value:
@@ -108,8 +111,6 @@ def gemm(work: Work, node: Any) -> Value:
 
 def matmul(work: Work, node: Any) -> Value:
     """MatMul with a constant weight."""
-    if node.input[0] not in work.values:
-        raise work.refuse("its first input is constant")
     return _multiplied(work, node, turned=True)
 
 
@@ -130,13 +131,12 @@ def _multiplied(work: Work, node: Any, turned: bool) -> View:
     view = work.view(node.input[0])
     p = work.planes[view.plane]
     if view.axes[-1] == p.c and not any(f.along == "c" for axis in view.axes[:-1] for f in axis):
-        rows, columns = _point()._replace(positions=p.height), _point()._replace(positions=p.width)
-        found = _convolved(work, node, view.plane, outputs, rows, columns)
+        found = _convolved(work, node, view.plane, outputs, _pointwise(p.height), _pointwise(p.width))
         return View(found.plane, (*view.axes[:-1], work.planes[found.plane].c))
     if any(view.axes[:-1]):
         raise work.refuse(f"the values of its input of shape {view.shape} do not lie together for each row")
     if view.axes[-1] != p.c + p.y + p.x:
         view = work.flat(node.input[0])
         p = work.planes[view.plane]
-    found = _convolved(work, node, view.plane, outputs, _point(p.height), _point(p.width))
+    found = _convolved(work, node, view.plane, outputs, _covering(p.height), _covering(p.width))
     return View(found.plane, (*[()] * (len(work.view(node.input[0]).axes) - 1), work.planes[found.plane].c))

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 
 from smidgen.lower.elementwise import number_of
 from smidgen.lower.geometry import places
@@ -50,7 +51,9 @@ def _alike(work: Work, view: View, other: View, axis: int) -> bool:
 
 
 def same(work: Work, node: Any) -> Value:
-    """What only training changes, and Identity."""
+    """What only training changes, Identity, and a Cast to what it is."""
+    if attributes_of(node).get("to", onnx.TensorProto.FLOAT) != onnx.TensorProto.FLOAT:
+        raise work.refuse("all that changes from input to input is float32")
     return work.value(node.input[0])
 
 
@@ -59,10 +62,12 @@ def reshape(work: Work, node: Any) -> Value:
     value = work.value(node.input[0])
     view = value.view if isinstance(value, Elementwise) else work.view(node.input[0])
     shape = _target(work, node, view.shape)
+    if math.prod(shape) != math.prod(view.shape):
+        raise work.refuse(f"a tensor of shape {view.shape} cannot become {shape}")
     found = reshaped(view, shape)
     if found is None:
         found = reshaped(work.flat(node.input[0]), shape)
-        assert found is not None
+        assert found is not None  # a single axis can be cut in any way
         return found
     return Elementwise(value.name, found, value.function) if isinstance(value, Elementwise) else found
 

@@ -31,9 +31,12 @@ from smidgen.run.program import (
     Tensor,
     reads,
 )
-from smidgen.run.ranges import Affine8, Histogram, best_affine
+from smidgen.run.ranges import Affine8, Histogram, best_affine, wide_affine
 
 __all__ = ["numbered"]
+
+_POWER = 2.4
+"""Of errors, for the choice of ranges: Nahshan et al., "Loss aware post-training quantization", arXiv 1911.07190."""
 
 _SHARING = (Maximum, Join, Move, Resize)
 """Operations whose output has the scale of what they read."""
@@ -62,8 +65,17 @@ def numbered(structure: Structure, archive: Archive, histograms: Mapping[str, Hi
         if isinstance(operation, Convolution):
             _check_sums(operation, records, tensors[operation.input].scale, name)
         operations.append(_completed(operation, structure, tensors))
-    picture = Picture.of(archive.preprocessing) if archive.preprocessing and tensors[0].channels == 3 else None
-    return Program(tensors, tuple(operations), structure.output, arena, picture, structure.softmax)
+    return Program(
+        tensors, tuple(operations), structure.output, arena, _picture(archive, tensors[0]), structure.softmax
+    )
+
+
+def _picture(archive: Archive, taken: Tensor) -> Picture | None:
+    """How pictures become the input, if they can."""
+    known = archive.preprocessing
+    if known is None or (known.height, known.width, 3) != (taken.height, taken.width, taken.channels):
+        return None
+    return Picture.of(known)
 
 
 def _affines(structure: Structure, histograms: Mapping[str, Histogram]) -> list[Affine8]:
@@ -82,8 +94,35 @@ def _affines(structure: Structure, histograms: Mapping[str, Histogram]) -> list[
     merged: dict[int, Histogram] = {}
     for number, held in enumerate(structure.planes):
         merged.setdefault(find(number), Histogram()).merge(histograms[held.name])
-    chosen = {number: best_affine(histogram) for number, histogram in merged.items()}
+    weighted = {find(plane) for plane in _before_weights(structure)}
+    functions = _only_functions(structure)
+    chosen = {
+        number: best_affine(histogram, _POWER, functions.get(number)) if number in weighted else wide_affine(histogram)
+        for number, histogram in merged.items()
+    }
     return [chosen[find(number)] for number in range(len(structure.planes))]
+
+
+def _before_weights(structure: Structure) -> set[int]:
+    """The planes that weights are still applied to; on the others the answer depends through its largest values."""
+    before: set[int] = set()
+    for operation in reversed(structure.operations):
+        if isinstance(operation, Convolution) or operation.output in before:
+            before.update(reads(operation))
+    return before
+
+
+def _only_functions(structure: Structure) -> dict[int, Function]:
+    """For planes of which a single lookup is all that is read, its function."""
+    readers: dict[int, list[Operation]] = {}
+    for operation in structure.operations:
+        for plane in reads(operation):
+            readers.setdefault(plane, []).append(operation)
+    return {
+        plane: structure.functions[each[0].output]
+        for plane, each in readers.items()
+        if len(each) == 1 and isinstance(each[0], Lookup)
+    }
 
 
 def _completed(operation: Operation, structure: Structure, tensors: tuple[Tensor, ...]) -> Operation:
@@ -122,7 +161,7 @@ def _check_sums(convolution: Convolution, records: list[Code | NDArray[Any]], sc
     rows = integers.reshape(len(integers), -1)
     sums = 255 * np.abs(rows).sum(axis=1, dtype=np.int64) + 255 * np.abs(rows.sum(axis=1, dtype=np.int64))
     if (sums + np.abs(bias) >= 2**31).any() or not np.isfinite(scales).all():
-        raise ModelError(f"{name!r} cannot be computed in integers: its sums could exceed 32 bits")
+        raise ModelError(f"{name} cannot be computed in integers: its sums could exceed 32 bits")
 
 
 def _integers(record: Code | NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

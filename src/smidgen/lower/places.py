@@ -38,11 +38,11 @@ def placed(structure: Structure) -> tuple[list[Tensor], int]:
     for plane, (whole, _) in zip(planes, wholes, strict=True):
         border[whole] = max(border[whole], plane.border)
     forms = {whole: _form(planes[whole], border[whole]) for whole in border}
+    members: dict[int, set[int]] = {whole: set() for whole in forms}
+    for number, (whole, _) in enumerate(wholes):
+        members[whole].add(number)
     blocks = {
-        whole: _Block(
-            form.end - form.start, *_lifetime(structure, {p for p, (w, _) in enumerate(wholes) if w == whole})
-        )
-        for whole, form in forms.items()
+        whole: _Block(form.end - form.start, *_lifetime(structure, members[whole])) for whole, form in forms.items()
     }
     starts, size = _packed(blocks)
     if size > LARGEST_ARENA:

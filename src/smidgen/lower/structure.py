@@ -8,9 +8,9 @@ from typing import Any
 
 from smidgen.errors import ModelError
 from smidgen.lower.functions import Function
-from smidgen.lower.graph import Graph, refusal
+from smidgen.lower.graph import Graph, refusal, where
 from smidgen.lower.views import Factor, Plane, View, dense, reshaped
-from smidgen.run.program import MOST, Convolution, Lookup, Mean, Move, Operation, reads
+from smidgen.run.program import MOST, Convolution, Lookup, Mean, Move, Operation, Product, Sum, reads
 
 __all__ = ["Elementwise", "Ending", "Moves", "Padded", "Structure", "Value", "Work", "finished"]
 
@@ -18,7 +18,7 @@ LARGEST = 65532
 """Channels, rows or columns of a plane; pixels lie apart by a multiple of four, which has 16 bits."""
 MOST_NUMBERS = 16383
 MOST_PRODUCTS = 2**38
-CLAMPED = ("Convolution", "Sum", "Product")
+CLAMPED = (Convolution, Sum, Product)
 """Operations that clamp what they write, so that a Relu after them costs nothing."""
 
 Moves = tuple[tuple[Factor, Factor], ...]
@@ -64,7 +64,7 @@ class Structure:
         moves: of moves, likewise.
         output: number of the plane with the answer.
         softmax: whether the answer is the softmax of that.
-        names: of the nodes that operations come from, for errors.
+        names: what the nodes that operations come from are called in errors.
     """
 
     planes: tuple[Plane, ...]
@@ -123,7 +123,7 @@ class Work:
         if len(self.operations) == MOST:
             raise self.refuse(f"a program has at most {MOST} operations")
         self.operations.append(operation)
-        self.names.append("" if self.node is None else self.node.output[0])
+        self.names.append(where(self.node))
 
     def rename(self, plane: int, name: str) -> None:
         """Says that a plane holds the values of another tensor of the graph."""
@@ -213,20 +213,15 @@ class Work:
             raise self.refuse("values would have to be moved in an order that steps cannot say")
         return self.gathered(whole)
 
-    def just_made(self, name: str, kinds: tuple[str, ...] = CLAMPED) -> int | None:
+    def just_made(self, name: str, kinds: tuple[type[Any], ...] = CLAMPED) -> int | None:
         """The operation that made a tensor for one reader alone, so that it may yet be changed."""
         value = self.values.get(name)
         if not isinstance(value, View) or self.graph.uses[name] != 1 or self.planes[value.plane].name != name:
             return None
         for number, operation in enumerate(self.operations):
             if operation.output == value.plane:
-                return number if type(operation).__name__ in kinds and value.plane not in self.clamps else None
+                return number if isinstance(operation, kinds) and value.plane not in self.clamps else None
         return None
-
-    def scalar(self, name: str) -> float | None:
-        """A constant of one number, or None."""
-        array = self.graph.constant(name)
-        return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
 
 
 def finished(work: Work) -> Structure:
@@ -237,6 +232,8 @@ def finished(work: Work) -> Structure:
     if isinstance(value, Ending):
         work.values[name] = value.view
     view = work.flat(name)
+    if not work.operations:
+        raise ModelError("the network computes nothing")
     plane = work.planes[view.plane]
     makers = [each for each in work.operations if each.output == view.plane]
     read = any(view.plane in reads(each) for each in work.operations)

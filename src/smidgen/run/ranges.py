@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -123,10 +123,21 @@ def observed(
     return histograms
 
 
-def best_affine(histogram: Histogram) -> Affine8:
+def best_affine(
+    histogram: Histogram,
+    power: float = 2.0,
+    function: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
+) -> Affine8:
     """Scale and zero point that lose least of the values that were counted.
 
-    Of ranges from half of what was seen to all, the one with the least squared error; a value outside becomes its end.
+    Of ranges from half of what was seen to all, the one with the least sum of errors to this power; a value outside
+    becomes its end.
+
+    Args:
+        histogram: of the values.
+        power: of errors; the greater, the wider the range.
+        function: what is computed of the values, if nothing else is: then its errors count, and the range may end where
+            it hardly changes any more.
 
     Example:
         >>> histogram = Histogram()
@@ -134,11 +145,25 @@ def best_affine(histogram: Histogram) -> Affine8:
         >>> scale, zero = best_affine(histogram)
         >>> round(float(scale) * 255, 2), int(zero)
         (4.0, 64)
+        >>> scale, zero = best_affine(histogram, function=lambda x: np.maximum(x, 0))
+        >>> round(float(scale) * 255, 2), int(zero)
+        (3.0, 0)
     """
     used = np.flatnonzero(histogram.counts)
     counts, values = histogram.counts[used], histogram.centers()[used].clip(histogram.low, histogram.high)
-    errors = [_error(values, counts, _affine(histogram, part)) for part in _PARTS]
-    return _affine(histogram, float(_PARTS[int(np.argmin(errors))]))
+    ranges = [(histogram.low * part, histogram.high * part) for part in _PARTS]
+    if function is not None:
+        lows = np.linspace(0, 1, 21) if histogram.low < 0 else (1.0,)
+        ranges = [(histogram.low * low, histogram.high * high) for low in lows for high in _PARTS[::2]]
+    of = function or (lambda numbers: numbers)
+    exact = of(values)
+
+    def harm(affine: Affine8) -> float:
+        scale, zero = float(affine[0]), float(affine[1])
+        rounded = (np.clip(np.rint(values / scale) + zero, 0, _LEVELS) - zero) * scale
+        return float((counts * np.abs(of(rounded) - exact) ** power).sum())
+
+    return min((_affine(low, high) for low, high in ranges), key=harm)
 
 
 def wide_affine(histogram: Histogram) -> Affine8:
@@ -150,22 +175,16 @@ def wide_affine(histogram: Histogram) -> Affine8:
         >>> round(float(wide_affine(histogram)[0]) * 255, 2)
         10.0
     """
-    return _affine(histogram, _HEADROOM)
+    return _affine(histogram.low * _HEADROOM, histogram.high * _HEADROOM)
 
 
-def _affine(histogram: Histogram, part: float) -> Affine8:
-    span = np.float32((histogram.high - histogram.low) * part / _LEVELS)
+def _affine(low: float, high: float) -> Affine8:
+    span = np.float32((high - low) / _LEVELS)
     if span < np.finfo(np.float32).tiny:
         return np.float32(1), np.uint8(0)
     # a scale that is rounded up would reach past a Clip, which would then have to be computed
     scale = np.nextafter(span, np.float32(0))
-    return scale, np.uint8(min(_LEVELS, round(-histogram.low * part / float(scale))))
-
-
-def _error(values: NDArray[np.float64], counts: NDArray[np.int64], affine: Affine8) -> float:
-    scale, zero = float(affine[0]), float(affine[1])
-    rounded = np.clip(np.rint(values / scale) + zero, 0, _LEVELS) - zero
-    return float((counts * (rounded * scale - values) ** 2).sum())
+    return scale, np.uint8(min(_LEVELS, round(-low / float(scale))))
 
 
 def _halved(counts: NDArray[np.int64]) -> NDArray[np.int64]:
