@@ -425,7 +425,6 @@ def test_ctrl_c_keeps_the_best_file(squeezable: Path, monkeypatch: pytest.Monkey
         (("--size", "4KB", "--plan", "int8", "--max-drop", "1"), "not --plan and --size and --max-drop"),
         (("--size", "4KB"), "need --data"),
         (("--max-drop", "1"), "need --data"),
-        (("--plan", "int8", "--data", "photos"), "not with --plan"),
         (("--plan", "int8", "--budget", "1m"), "not with --plan"),
         (("--plan", "int8", "--finetune", "2"), "not with --plan"),
         (("--data", "photos", "--size", "4 apples"), "size '4 apples': write a number"),

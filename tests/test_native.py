@@ -282,5 +282,7 @@ def test_what_cannot_be_run() -> None:
         Native(data, 1, "mmx")
     with pytest.raises(InputError, match="threads"):
         Native(data, -1)
+    with pytest.raises(InputError, match=r"takes \(n, 5, 6, 7\), not \(1, 5, 6, 6\)"):
+        Native(data, 1)(np.zeros((1, 5, 6, 6), np.float32))
     with pytest.raises(ModelError, match="no program"):
         Native(b"no file", 1)

@@ -249,9 +249,10 @@ def test_large_examples_are_measured_fewer_at_once(examples: Examples, monkeypat
 def test_user_is_told(examples: Examples) -> None:
     lines: list[str] = []
     squeeze_to_budget(model(), examples, Outcome(Budget(size=6_000)), reporter=Reporter(say=lines.append))
-    assert lines[0].startswith("measuring 9,040 weights on 24 pictures; judging on 6 others: about ")
-    assert lines[1] == "kept without loss: factor, which belongs to no layer that can be measured"
-    assert all("bytes: KL " in line for line in lines[2:])
+    assert lines[0].startswith("runs by ONNX Runtime only: Mul ")
+    assert lines[1].startswith("measuring 9,040 weights on 24 pictures; judging on 6 others: about ")
+    assert lines[2] == "kept without loss: factor, which belongs to no layer that can be measured"
+    assert all("bytes: KL " in line for line in lines[3:])
     assert pipeline.describe(Point(1, 5, Fidelity(1, 0.5, 90, 10, "agreement"), True)).endswith("90.0 % (repaired)")
 
 

@@ -76,7 +76,12 @@ class Native:
 
         Returns:
             float32 of shape (n, outputs): scores, or probabilities where ``probabilities`` says so.
+
+        Raises:
+            InputError: the batch has another shape.
         """
+        if batch.ndim != 4 or batch.shape[1:] != self.shape[1:]:
+            raise InputError(f"input: the network takes (n, {', '.join(map(str, self.shape[1:]))}), not {batch.shape}")
         found = np.empty((len(batch), self._outputs), np.float32)
         with self._alone:
             for given, out in zip(np.ascontiguousarray(batch, np.float32), found, strict=True):
