@@ -321,12 +321,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a weight with outliers": (
         "y = Conv(x, w)",
         {"w": np.where(np.arange(576) == 77, 99, np.tile([1, -1], 288)).reshape(8, 8, 3, 3).astype(np.float32)},
-        "Conv 'y' .*: its weight 'w_3' is computed from others",
+        "Conv 'y' .*: its weight 'w_3' is the sum of two tensors, as where outliers",
     ),
     "a product of activations": (
         "a = Flatten(x) b = Transpose(a) y = MatMul(a, b)",
         {},
-        "MatMul 'y' .*: its weight .* is computed from others",
+        "MatMul 'y' .*: its weight .* is no tensor of the file",
     ),
     "a slice": (
         "a = Slice(x, s, e, axes) y = Conv(a, w)",
@@ -448,7 +448,7 @@ def test_squeezenet(squeezenet: Archive) -> None:
     counted = {kind: kinds(program).count(kind) for kind in ("Convolution", "Maximum", "Join", "Mean")}
     assert counted == {"Convolution": 26, "Maximum": 3, "Join": 8, "Mean": 1}
     assert len(program.operations) == 38
-    assert program.arena < 1_100_000  # of 2.6 million without reuse
+    assert program.arena < sum(tensor.end - tensor.start for tensor in program.tensors) / 6
     assert program.picture is not None
     assert (program.picture.channels, program.picture.resample) == ("BGR", "bilinear")
     check_memory(program)

@@ -83,6 +83,10 @@ class Graph:
         record = self._records[name]
         return None if turned and len(self.record_shape(record)) != 2 else Weight(record, turned)
 
+    def maker(self, name: str) -> str:
+        """The operator that makes a tensor; empty if none does."""
+        return str(self._makers[name].op_type) if name in self._makers else ""
+
     def record_shape(self, record: int) -> tuple[int, ...]:
         """The shape of a tensor of the archive."""
         return tuple(self._tensors[record].shape)

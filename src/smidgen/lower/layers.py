@@ -58,11 +58,11 @@ def weight_shape(work: Work, name: str) -> tuple[int, ...]:
     """Of a weight as the graph has it."""
     weight = work.graph.weight(name)
     if weight is None:
-        raise work.refuse(
-            f"its weight {name!r} is computed from others"
-            if name not in work.graph.constants
-            else f"its weight {name!r} is too small to be kept outside of the graph"
-        )
+        if name in work.graph.constants:
+            raise work.refuse(f"its weight {name!r} is too small to be a tensor of the file")
+        if work.graph.maker(name) == "Add":
+            raise work.refuse(f"its weight {name!r} is the sum of two tensors, as where outliers are kept apart")
+        raise work.refuse(f"its weight {name!r} is no tensor of the file, nor one turned")
     shape = work.graph.record_shape(weight.record)
     return shape[::-1] if weight.turned else shape
 

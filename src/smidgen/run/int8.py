@@ -47,6 +47,7 @@ def quantize(model: onnx.ModelProto, batches: Iterable[Mapping[str, NDArray[Any]
 
     Example:
         >>> import numpy as np
+        >>> from onnx import TensorProto, helper
         >>> values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy"]
         >>> weight = onnx.numpy_helper.from_array(np.array([[1, 2], [3, -4]], np.float32), "w")
         >>> nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]

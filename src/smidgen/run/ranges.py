@@ -145,6 +145,7 @@ def best_affine(
         >>> scale, zero = best_affine(histogram)
         >>> round(float(scale) * 255, 2), int(zero)
         (4.0, 64)
+        >>> histogram.add(np.linspace(-9, 3, 9999))
         >>> scale, zero = best_affine(histogram, function=lambda x: np.maximum(x, 0))
         >>> round(float(scale) * 255, 2), int(zero)
         (3.0, 0)
