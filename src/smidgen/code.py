@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -339,6 +339,17 @@ class Stats:
             return None
         damping = OUTPUT_DAMPING / max(1, self.samples)
         return Elimination.of(self.output_moment, damping, np.arange(len(self.output_moment)))
+
+    def harm(self, error: NDArray[np.floating[Any]]) -> float:
+        """What an error of the weight is expected to cost: sensitivity / 2 trace(error second_moment error^T).
+
+        Example:
+            >>> Stats(np.eye(2), 1.0, 9).harm(np.array([[0.0, 2.0]]))
+            2.0
+        """
+        rows = error.reshape(len(error), -1).astype(np.float64)
+        moved = rows * self.diagonal if self.second_moment.ndim == 1 else rows @ self.second_moment
+        return self.sensitivity / 2 * float((moved * rows).sum())
 
     def importance(self, weight: NDArray[np.float32]) -> NDArray[np.float64]:
         """How much a squared error of each weight harms the output, up to a factor: the mean square of its input.

@@ -43,6 +43,9 @@ REFINED = 250
 TRIES, STEEP = 3, 10.0
 """Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
 
+SMALL = 65_536
+"""Weights that may be kept as short floats have so many numbers at most."""
+
 FULL = 0.99
 """A file made of targets has at least this part of the bytes of the one before."""
 
@@ -248,13 +251,16 @@ def _bias_harm(original: Archive, names: Sequence[str], method: Method, referenc
 def _finest_harm(
     original: Archive, stats: Mapping[str, Stats], reference: Reference, reporter: Reporter, budget: Budget
 ) -> dict[str, float]:
-    """What the finest codes of depthwise convolutions cost alone, in nats."""
+    """What the finest codes of small weights cost alone, in nats: of depthwise convolutions, whose channels share their
+    statistics, measured; of others, expected."""
     weights = {name: np.asarray(original.tensors[name]) for name in stats}
-    codes = {name: FINEST(w, stats[name]) for name, w in weights.items() if w.ndim > 2 and w.shape[1] == 1 < len(w)}
-    if not codes:
-        return {}
-    with reporter.progress(len(codes), "depthwise layers") as advance:
-        return reference.harm_alone(original, codes, advance, budget)
+    codes = {name: FINEST(w, stats[name]) for name, w in weights.items() if w.size <= SMALL}
+    found = {name: stats[name].harm(code.values() - weights[name]) for name, code in codes.items()}
+    depthwise = {n: code for n, code in codes.items() if code.symbols.ndim > 2 and code.shape[1] == 1 < code.shape[0]}
+    if depthwise:
+        with reporter.progress(len(depthwise), "depthwise layers") as advance:
+            found |= reference.harm_alone(original, depthwise, advance, budget)
+    return found
 
 
 def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:

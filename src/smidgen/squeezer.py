@@ -52,7 +52,7 @@ def rounded(weight: NDArray[Any]) -> NDArray[np.float32]:
 class Squeezer:
     """Makes files: what has statistics squeezed at one rate, its biases at 6 or 8 bits, the rest without loss.
 
-    A code has 255 levels, all of one scale. In a depthwise convolution that normalization was folded into, weights of
+    A code has 255 levels, all of one scale. In a small convolution that normalization was folded into, weights of
     different channels can differ by orders of magnitude, and no rate makes its code fine enough. Where that harms more
     than its bytes are worth, such a weight is kept as floats of ``MANTISSA`` bits.
 
