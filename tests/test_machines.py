@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from smidgen.code import Code, Trellis
-from smidgen.run.program import NO_BIAS, Convolution, Maximum
+from smidgen.run.program import NO_RECORD, Convolution, Maximum
 from tests.test_native import file_of, program_of, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,9 +46,9 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     operations = [
         Convolution(0, 1, 0, 1, (3, 3), top=1, left=1),
-        Convolution(1, 2, 2, NO_BIAS, (3, 3), top=1, left=1, groups=37),
+        Convolution(1, 2, 2, NO_RECORD, (3, 3), top=1, left=1, groups=37),
         Maximum(2, 3, (2, 2), (2, 2)),
-        Convolution(3, 4, 3, NO_BIAS, (4, 5)),
+        Convolution(3, 4, 3, NO_RECORD, (4, 5)),
     ]
     records = [
         weights(rng, (37, 3, 3, 3), "large"),

@@ -17,7 +17,7 @@ from smidgen.errors import InputError, ModelError
 from smidgen.file import write
 from smidgen.run.native import Native, ways
 from smidgen.run.program import (
-    NO_BIAS,
+    NO_RECORD,
     Average,
     Convolution,
     Join,
@@ -146,7 +146,7 @@ def test_depthwise_convolutions(channels: int, kind: str) -> None:
     rng = np.random.default_rng(channels)
     shape = {"height": 7, "width": 9, "channels": channels, "border": 2, "zero": 30, "scale": 0.02}
     made = {"height": 4, "width": 5, "channels": channels, "border": 1, "zero": 3, "scale": 0.07}
-    convolution = Convolution(0, 1, 0, NO_BIAS, (5, 5), (2, 2), top=2, left=2, groups=channels)
+    convolution = Convolution(0, 1, 0, NO_RECORD, (5, 5), (2, 2), top=2, left=2, groups=channels)
     check(program_of([shape, made], [convolution]), [weights(rng, (channels, 1, 5, 5), kind)])
 
 
@@ -227,10 +227,10 @@ def test_joined_parts_are_slices() -> None:
         for start, count in ((0, 3), (3, 10))
     ]
     operations = (
-        Convolution(0, 3, 0, NO_BIAS, (1, 1)),
-        Convolution(3, 4, 1, NO_BIAS, (3, 3), top=1, left=1),  # reads one slice and writes the other
+        Convolution(0, 3, 0, NO_RECORD, (1, 1)),
+        Convolution(3, 4, 1, NO_RECORD, (3, 3), top=1, left=1),  # reads one slice and writes the other
         Join(1, (3, 4)),
-        Convolution(1, 2, 2, NO_BIAS, (3, 3), top=1, left=1),
+        Convolution(1, 2, 2, NO_RECORD, (3, 3), top=1, left=1),
     )
     joined = Program((*program.tensors, *slices), operations, 2, program.arena)
     shapes = ((3, 5, 1, 1), (10, 3, 3, 3), (4, 13, 3, 3))
@@ -247,6 +247,13 @@ def test_moves_and_resizes() -> None:
     ]
     larger = {**SQUARE, "height": 9, "width": 4, "border": 1}
     check(program_of([SQUARE, larger], [Resize(0, 1, *places)]), [])
+
+
+def test_weights_in_two_parts_are_added() -> None:
+    rng = np.random.default_rng(4)
+    parts = [weights(rng, (7, 5, 3, 3), kind) for kind in ("trellis", "table")]
+    made = {**SQUARE, "height": 4, "width": 5, "channels": 7, "scale": 0.2}
+    check(program_of([SQUARE, made], [Convolution(0, 1, 0, NO_RECORD, (3, 3), more=1)]), parts)
 
 
 def test_rows_of_zeros_keep_their_biases() -> None:

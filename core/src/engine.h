@@ -51,7 +51,7 @@ typedef struct {
 typedef struct {
     uint8_t kind, kernel_height, kernel_width, stride_height, stride_width, dilation_height, dilation_width, top, left;
     uint8_t low, high, padded;
-    uint16_t groups, input, other, output, weight, bias;
+    uint16_t groups, input, other, output, weight, bias, more;
     uint32_t units; /* into how many parts the work can be cut */
     float factors[2];
     const uint8_t *body; /* the rest of its bytes, of kinds that have more: parts, entries, axes, places */

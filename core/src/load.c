@@ -187,11 +187,24 @@ static int round_rows(const float *values, uint32_t rows, size_t row, int16_t *i
     return 0;
 }
 
+/* The sum of two records' values. */
+static int decode_sum(loader *l, const smidgen_tensor *t, const smidgen_tensor *more, float **out) {
+    float *others;
+    int status = decode_values(l, t, out);
+    if (status || !more)
+        return status;
+    status = decode_values(l, more, &others);
+    for (size_t i = 0; i < (size_t)t->elements && !status; i++)
+        (*out)[i] += others[i];
+    return status;
+}
+
 /* A convolution's weights as integers and scales of its rows. */
-static int decode_rows(loader *l, const smidgen_tensor *t, uint32_t rows, const int16_t **integers, float **scales) {
+static int decode_rows(loader *l, const smidgen_tensor *t, const smidgen_tensor *more, uint32_t rows,
+                       const int16_t **integers, float **scales) {
     const size_t row = (size_t)t->elements / rows;
-    const int plain = t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64 ||
-                      (t->rule == SMIDGEN_AFFINE && t->columns == 1 && (t->axis == NO_AXIS || t->axis == 0));
+    const int plain = !more && (t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64 ||
+                                (t->rule == SMIDGEN_AFFINE && t->columns == 1 && (t->axis == NO_AXIS || t->axis == 0)));
     *scales = smidgen_take(&l->work, rows * sizeof(float), 64);
     if (!*scales)
         return SMIDGEN_SPACE;
@@ -215,7 +228,7 @@ static int decode_rows(loader *l, const smidgen_tensor *t, uint32_t rows, const 
     } else {
         int16_t *rounded = smidgen_take(&l->work, (size_t)t->elements * sizeof(int16_t), 64);
         float *values;
-        const int status = rounded ? decode_values(l, t, &values) : SMIDGEN_SPACE;
+        const int status = rounded ? decode_sum(l, t, more, &values) : SMIDGEN_SPACE;
         *integers = rounded;
         return status ? status : round_rows(values, rows, row, rounded, *scales);
     }
@@ -432,7 +445,9 @@ static int load_convolution(loader *l, smidgen_operation *o) {
     if (o->weight >= l->record_count || t->rank == 0 || t->shape[0] != out->channels ||
         t->elements != (uint64_t)k.row * out->channels)
         return SMIDGEN_BAD_PROGRAM;
-    status = decode_rows(l, t, out->channels, &k.integers, &scales);
+    if (o->more != NO_RECORD && (o->more >= l->record_count || l->records[o->more].elements != t->elements))
+        return SMIDGEN_BAD_PROGRAM;
+    status = decode_rows(l, t, o->more == NO_RECORD ? 0 : &l->records[o->more], out->channels, &k.integers, &scales);
     if (status)
         return status;
     bias = smidgen_take(&l->work, out->channels * sizeof(int32_t), 64);

@@ -158,6 +158,7 @@ static void take_convolution(reader *r, smidgen_operation *o, const smidgen_valu
     o->groups = (uint16_t)take(&r->c, 2);
     o->low = (uint8_t)take(&r->c, 1);
     o->high = (uint8_t)take(&r->c, 1);
+    o->more = (uint16_t)take(&r->c, 2);
     if (!o->dilation_height || !o->dilation_width || !o->groups || o->low > o->high ||
         (out->type && (o->low != 0 || o->high != 255)) || o->weight == NO_RECORD)
         r->c.failed = 1;

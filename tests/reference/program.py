@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from smidgen.code import Affine, Code, Trellis
 from smidgen.run.program import (
-    NO_BIAS,
+    NO_RECORD,
     Average,
     Convolution,
     Join,
@@ -49,8 +49,10 @@ def run(program: Program, records: Sequence[Record], x: Array) -> NDArray[np.flo
     return scores
 
 
-def integers_of(record: Record) -> tuple[Array, NDArray[np.float32]]:
-    """Integers of shape (rows, rest) and the scale of each row, as a convolution takes a record."""
+def integers_of(record: Record, more: Record | None = None) -> tuple[Array, NDArray[np.float32]]:
+    """Integers of shape (rows, rest) and the scale of each row, as a convolution takes a record, or the sum of two."""
+    if more is not None:
+        record = sum(each.values() if isinstance(each, Code) else each for each in (record, more))
     if isinstance(record, Code):
         rule, symbols = record.rule, record.symbols
         rows = len(symbols)
@@ -113,12 +115,12 @@ class _Machine:
 
     def convolution(self, c: Convolution) -> None:
         i, o = self.tensors[c.input], self.tensors[c.output]
-        weights, s = integers_of(self.records[c.weight])
+        weights, s = integers_of(self.records[c.weight], None if c.more == NO_RECORD else self.records[c.more])
         n, (kernel_height, kernel_width) = o.channels, c.kernel
         require(i.channels % c.groups == 0 and n % c.groups == 0, "groups")
         require(weights.shape == (n, i.channels // c.groups * kernel_height * kernel_width), "shape of a weight")
         bias, scale = np.zeros(n), double(i.scale) * s.astype(double)
-        if c.bias != NO_BIAS:
+        if c.bias != NO_RECORD:
             record = self.records[c.bias]
             values = (record.values() if isinstance(record, Code) else record).reshape(n).astype(double)
             require(bool(np.isfinite(values).all()), "biases")

@@ -13,7 +13,7 @@ from smidgen.lower.graph import attributes_of
 from smidgen.lower.layers import weight_shape
 from smidgen.lower.structure import Elementwise, Value, Work
 from smidgen.lower.views import View
-from smidgen.run.program import NO_BIAS, Convolution, Product, Sum
+from smidgen.run.program import NO_RECORD, Convolution, Product, Sum
 
 __all__ = ["elementwise", "number_of"]
 
@@ -85,7 +85,7 @@ def _shifts(work: Work, node: Any) -> bool:
     """Makes the sum with a tensor of the file the bias of the convolution before it, if that has none."""
     source, constant = sorted(node.input, key=lambda name: name not in work.values)
     weight, made = work.graph.weight(constant), work.just_made(source, (Convolution,))
-    if weight is None or made is None or work.graph.record_type(weight.record) != "float32":
+    if weight is None or weight.more is not None or made is None or work.graph.record_type(weight.record) != "float32":
         return False
     convolution, view = work.operations[made], work.values[source]
     assert isinstance(convolution, Convolution)
@@ -93,7 +93,7 @@ def _shifts(work: Work, node: Any) -> bool:
     plane, shape = work.planes[convolution.output], weight_shape(work, constant)
     offset = len(view.axes) - len(shape)
     across = offset >= 0 and all(size == 1 or view.axes[offset + place] == plane.c for place, size in enumerate(shape))
-    if convolution.bias != NO_BIAS or not across or math.prod(shape) != plane.channels:
+    if convolution.bias != NO_RECORD or not across or math.prod(shape) != plane.channels:
         return False
     work.operations[made] = replace(convolution, bias=weight.record)
     work.rename(convolution.output, node.output[0])

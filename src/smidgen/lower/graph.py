@@ -18,10 +18,12 @@ __all__ = ["Graph", "Weight", "attributes_of", "refusal", "where"]
 
 
 class Weight(NamedTuple):
-    """A tensor of the archive, perhaps turned: its number, and whether its two axes are the other way round."""
+    """A tensor of the archive, perhaps turned: its number, and whether its two axes are the other way round; and the
+    number of another one that is added to it, as where outliers are kept apart."""
 
     record: int
     turned: bool
+    more: int | None
 
 
 class Graph:
@@ -70,22 +72,24 @@ class Graph:
 
     def weight(self, name: str) -> Weight | None:
         """The tensor of the archive that a tensor of the graph is, turned or not; None if it is none."""
-        turned = False
+        turned, more = False, None
         while name not in self._records:
             node = self._makers.get(name)
-            if node is None or node.op_type not in ("Transpose", "Identity") or not node.input:
+            if node is None or node.op_type not in ("Add", "Transpose", "Identity") or not node.input:
                 return None
+            if node.op_type == "Add":
+                if more is not None or node.input[1] not in self._records:
+                    return None
+                more = self._records[node.input[1]]
             if node.op_type == "Transpose":
                 if list(attributes_of(node).get("perm", [1, 0])) != [1, 0]:
                     return None
                 turned = not turned
             name = node.input[0]
         record = self._records[name]
-        return None if turned and len(self.record_shape(record)) != 2 else Weight(record, turned)
-
-    def maker(self, name: str) -> str:
-        """The operator that makes a tensor; empty if none does."""
-        return str(self._makers[name].op_type) if name in self._makers else ""
+        if more is not None and self.record_shape(more) != self.record_shape(record):
+            return None
+        return None if turned and len(self.record_shape(record)) != 2 else Weight(record, turned, more)
 
     def record_shape(self, record: int) -> tuple[int, ...]:
         """The shape of a tensor of the archive."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from smidgen.lower.geometry import Window, window
 from smidgen.lower.graph import attributes_of
 from smidgen.lower.structure import Padded, Value, Work
 from smidgen.lower.views import View
-from smidgen.run.program import NO_BIAS, Convolution
+from smidgen.run.program import NO_RECORD, Convolution
 
 __all__ = ["convolution", "gemm", "matmul", "weight_shape"]
 
@@ -43,14 +44,14 @@ def _convolved(
     if rows.positions < 1 or columns.positions < 1:
         raise work.refuse("its kernel is larger than its input")
     inputs = p.channels // groups * rows.kernel * columns.kernel
-    weight = _weight(work, node.input[1], channels, inputs)
-    bias = _bias(work, node.input[2], channels) if len(node.input) > 2 and node.input[2] else NO_BIAS
+    weight, more = _weight(work, node.input[1], channels, inputs)
+    bias = _bias(work, node.input[2], channels) if len(node.input) > 2 and node.input[2] else NO_RECORD
     work.widen(source, max(rows.start, columns.start, rows.after(p.height), columns.after(p.width)))
     output = work.plane(node.output[0], channels, rows.positions, columns.positions)
     kernel, stride = (rows.kernel, columns.kernel), (rows.stride, columns.stride)
     dilation = (rows.dilation, columns.dilation)
     convolution = Convolution(source, output, weight, bias, kernel, stride, dilation, rows.start, columns.start, groups)
-    work.emit(convolution, inputs)
+    work.emit(convolution if more is None else replace(convolution, more=more), inputs)
     return work.whole(output)
 
 
@@ -60,15 +61,13 @@ def weight_shape(work: Work, name: str) -> tuple[int, ...]:
     if weight is None:
         if name in work.graph.constants:
             raise work.refuse(f"its weight {name!r} is too small to be a tensor of the file")
-        if work.graph.maker(name) == "Add":
-            raise work.refuse(f"its weight {name!r} is the sum of two tensors, as where outliers are kept apart")
         raise work.refuse(f"its weight {name!r} is no tensor of the file, nor one turned")
     shape = work.graph.record_shape(weight.record)
     return shape[::-1] if weight.turned else shape
 
 
-def _weight(work: Work, name: str, outputs: int, inputs: int) -> int:
-    """The number of a weight that is kept with its outputs first."""
+def _weight(work: Work, name: str, outputs: int, inputs: int) -> tuple[int, int | None]:
+    """The number of a weight that is kept with its outputs first, and of what is added to it."""
     weight_shape(work, name)
     weight = work.graph.weight(name)
     assert weight is not None
@@ -77,13 +76,13 @@ def _weight(work: Work, name: str, outputs: int, inputs: int) -> int:
         raise work.refuse(f"its weight {name!r} is of type {work.graph.record_type(weight.record)}, and not float32")
     if not shape or shape[0] != outputs or math.prod(shape) != outputs * inputs:
         raise work.refuse(f"its weight {name!r} of shape {shape} is not kept with its {outputs} outputs first")
-    return weight.record
+    return weight.record, weight.more
 
 
 def _bias(work: Work, name: str, outputs: int) -> int:
     """The number of a bias."""
     weight = work.graph.weight(name)
-    if weight is None:
+    if weight is None or weight.more is not None:
         raise work.refuse(f"its bias {name!r} is not a tensor of the file (those of less than 8 numbers are not)")
     shape = work.graph.record_shape(weight.record)
     if math.prod(shape) != outputs or work.graph.record_type(weight.record) != "float32":

@@ -16,7 +16,7 @@ from smidgen.lower.functions import Function
 from smidgen.lower.places import placed, steps
 from smidgen.lower.structure import Structure
 from smidgen.run.program import (
-    NO_BIAS,
+    NO_RECORD,
     Convolution,
     Join,
     Lookup,
@@ -152,9 +152,13 @@ def _table(function: Function, source: Tensor, output: Tensor) -> bytes:
 
 def _check_sums(convolution: Convolution, records: list[Code | NDArray[Any]], scale: float, name: str) -> None:
     """Refuses a convolution whose sums could exceed 32 bits, whatever it is given."""
-    integers, scales = _integers(records[convolution.weight])
+    weight = records[convolution.weight]
+    if convolution.more != NO_RECORD:
+        whole, more = (each.values() if isinstance(each, Code) else each for each in (weight, records[convolution.more]))
+        weight = whole + more
+    integers, scales = _integers(weight)
     bias: NDArray[Any] = np.zeros(1)
-    if convolution.bias != NO_BIAS:
+    if convolution.bias != NO_RECORD:
         record = records[convolution.bias]
         values = (record.values() if isinstance(record, Code) else record).reshape(-1)
         bias = np.rint(values / (scale * scales.astype(np.float64))).clip(-(2**30), 2**30)

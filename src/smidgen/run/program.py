@@ -11,7 +11,7 @@ from smidgen.errors import FormatError
 
 __all__ = [
     "MOST",
-    "NO_BIAS",
+    "NO_RECORD",
     "Average",
     "Convolution",
     "Join",
@@ -33,7 +33,7 @@ __all__ = [
 Pair = tuple[int, int]
 """Vertical, horizontal; or a place and the 256ths that the one after it counts."""
 
-NO_BIAS = 65535
+NO_RECORD = 65535
 MOST = 4096
 """Tensors, and operations."""
 
@@ -142,7 +142,8 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Convolution:
-    """Sums of inputs times weights. ``weight`` and ``bias`` are numbers of tensors of the archive."""
+    """Sums of inputs times weights. ``weight``, ``bias``, and ``more``, which is added to the weight, are numbers of
+    tensors of the archive."""
 
     input: int
     output: int
@@ -156,6 +157,7 @@ class Convolution:
     groups: int = 1
     low: int = 0
     high: int = 255
+    more: int = NO_RECORD
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def reads(operation: Operation) -> tuple[int, ...]:
 _KINDS: tuple[type[Any], ...] = (Convolution, Maximum, Average, Mean, Join, Sum, Product, Lookup, Move, Resize)
 """By their numbers in the file."""
 _FORMS = {
-    Convolution: "4H8BHBB",
+    Convolution: "4H8BHBBH",
     Maximum: "HH6B",
     Average: "HH6BB",
     Mean: "HH",
