@@ -116,11 +116,15 @@ static int is_number_at(const smidgen_value *v, uint32_t at) {
     return at >= v->first && at < v->last && (v->type || (at - v->first) % v->pitch < v->channels);
 }
 
-/* Runs operation by operation: each leaves alone what is not its output's, the network's own memory included. */
+/* Runs operation by operation: each leaves alone what is not its output's, the network's own memory included. Not where
+ * that may have gaps that nothing filled. */
 static void check_writes(const loaded *l, const trial *t) {
     smidgen_network *n = l->network;
     const size_t before = (size_t)(n->arena - (uint8_t *)l->memory), all = before + n->arena_size + 64;
     uint8_t *copy;
+#ifdef UNFILLED
+    return;
+#endif
     if ((uint64_t)all * n->operation_count > MOST_COST)
         return;
     copy = allocate(all, 0);

@@ -34,13 +34,13 @@ static float take_float(cursor *c) {
     return value;
 }
 
-void *smidgen_take(smidgen_space *space, size_t bytes, size_t alignment) {
+void *smidgen_take(smidgen_space *space, uint64_t bytes, size_t alignment) {
     const size_t start = (space->used + alignment - 1) & ~(alignment - 1);
     if (start < space->used || space->size < start || space->size - start < bytes) {
         space->failed = 1;
         return 0;
     }
-    space->used = start + bytes;
+    space->used = start + (size_t)bytes;
     if (space->most < space->used)
         space->most = space->used;
     return space->start + start;
