@@ -1,9 +1,7 @@
 /* Any bytes may be given to the decoders: they answer with symbols or with an error, within their buffers and without
  * undefined behaviour. A target for libFuzzer, and with replay.c a program of its own.
  *
- * An input that begins with the magic of a file is read as one. A fuzzer cannot guess a CRC, so it is repaired in a
- * copy; and since fuzzers live on inserting and erasing bytes, a file refused for its length is tried once more with
- * the length of its payload repaired too. Both are opened as they came first.
+ * An input that begins with the magic of a file is read as one, with checksum and length repaired (hostile_file.h).
  *
  * Any other input is one plane: a byte of codec, six of shape and alphabet, and the encoded bytes.
  *
@@ -11,10 +9,7 @@
  * step too far. Decoding is done twice, over scratch memory with different rubbish in it: a result that depends on
  * what lay there is a fault too. Only the models of codecs text and lines are too large for that: it would be all that
  * the fuzzer does. */
-#include <stdlib.h>
-#include <string.h>
-
-#include "smidgen.h"
+#include "hostile_file.h"
 
 /* A plane of more symbols is legal but slow: the fuzzer has better things to do. */
 #define MOST_SYMBOLS ((uint64_t)1 << 18)
@@ -94,49 +89,11 @@ static void read_file(const uint8_t *data, size_t size, const smidgen_file *file
     }
 }
 
-static void put(uint8_t *out, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++)
-        out[i] = (uint8_t)(value >> (8 * i));
-}
-
-static void repair_checksum(uint8_t *copy, size_t size) {
-    put(copy + 12, smidgen_crc32(smidgen_crc32(0, copy, 12), copy + 16, size - 16), 4);
-}
-
-static size_t header_of(const uint8_t *data) {
-    return data[4] == 2 ? 92 : 72;
-}
-
-/* Gives the payload what the other sections leave, if they leave anything. */
-static void repair_length(uint8_t *copy, size_t size) {
-    const int known = copy[4] == 2 ? SMIDGEN_SECTIONS : SMIDGEN_PROGRAM;
-    uint64_t rest = size - header_of(copy);
-    for (int kind = 0; kind < known; kind++) {
-        uint64_t stored = 0;
-        if (kind == SMIDGEN_PAYLOAD)
-            continue;
-        for (int i = 7; i >= 0; i--)
-            stored = stored << 8 | copy[16 + 8 * kind + i];
-        if (stored > rest)
-            return;
-        rest -= stored;
-    }
-    put(copy + 16 + 8 * SMIDGEN_PAYLOAD, rest, 8);
-}
-
 static void decode_file(const uint8_t *data, size_t size) {
     smidgen_file file;
     uint8_t *copy = allocate(size, 0);
-    int status;
     memcpy(copy, data, size);
-    status = smidgen_open(copy, size, &file);
-    if (size > 4 && size >= header_of(copy) && status == SMIDGEN_BAD_LENGTH)
-        repair_length(copy, size);
-    if (size > 4 && size >= header_of(copy) && status != 0) {
-        repair_checksum(copy, size);
-        status = smidgen_open(copy, size, &file);
-    }
-    if (status == 0)
+    if (open_repaired(copy, size, SMIDGEN_PAYLOAD, &file) == 0)
         read_file(copy, size, &file);
     free(copy);
 }
@@ -157,8 +114,7 @@ static void decode_plane(const uint8_t *data, size_t size) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static const uint8_t magic[4] = {0x89, 'S', 'M', 'G'};
-    if (size >= 4 && memcmp(data, magic, 4) == 0)
+    if (is_file(data, size))
         decode_file(data, size);
     else
         decode_plane(data, size);

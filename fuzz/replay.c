@@ -84,12 +84,30 @@ static void tweak_header(uint8_t *bytes, size_t size) {
         tweak(bytes + 16 + 8 * sections + 4 * (field - 8 - sections), 4);
 }
 
+/* A field of the program, where that lies open at the end of a file: numbers of tensors and operations are small, so
+ * another one from the same program is as likely to be right as a random one is to be wrong. */
+static void tweak_program(uint8_t *bytes, size_t size) {
+    size_t length = 0, width = (size_t)1 << below(3), at, from;
+    if (size < 92 || bytes[4] != 2 || bytes[10] != 0)
+        return;
+    for (size_t i = 8; i-- > 0;)
+        length = length << 8 | bytes[56 + i];
+    if (length > size - 92 || length < width)
+        return;
+    at = size - length + below(length - width + 1);
+    from = size - length + below(length - width + 1);
+    if (below(2))
+        memmove(bytes + at, bytes + from, width);
+    else
+        tweak(bytes + at, width);
+}
+
 /* Changes the bytes, which have room for ROOM more; returns their new number. */
 static size_t mutate(uint8_t *bytes, size_t size, const input *other) {
     size_t at = below(size), length = 1 + below(ROOM / 4), from;
     if (size == 0)
         return 0;
-    switch (below(9)) {
+    switch (below(11)) {
     case 0:
         bytes[at] ^= (uint8_t)(1u << below(8));
         break;
@@ -122,6 +140,10 @@ static size_t mutate(uint8_t *bytes, size_t size, const input *other) {
     case 7:
         for (size_t i = at; i < size && i < at + length; i++)
             bytes[i] = (uint8_t)random_number();
+        break;
+    case 8:
+    case 9:
+        tweak_program(bytes, size);
         break;
     default:
         tweak_somewhere(bytes, size);

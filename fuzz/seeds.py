@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from hostile import real_files
+from programs import small_files
 
 from smidgen.codecs import CODECS
 
@@ -18,13 +20,15 @@ ALPHABETS = ((2, 0), (2, 1), (3, 1), (16, 8), (256, 128))
 
 
 def write_seeds(folder: Path) -> None:
-    """Writes the seeds of both targets; the same ones each time."""
+    """Writes the seeds of all targets; the same ones each time."""
     rng = np.random.default_rng(0)
-    files, trips = folder / "decode_any_bytes", folder / "round_trip"
-    for target in (files, trips):
+    files, trips, programs = (folder / target for target in ("decode_any_bytes", "round_trip", "run_any_program"))
+    for target in (files, trips, programs):
         target.mkdir(parents=True, exist_ok=True)
     for name, data in real_files():
         (files / f"{name}.smidgen").write_bytes(data)
+    for name, data in small_files().items():
+        (programs / f"{name}.smidgen").write_bytes(data)
     for shape in SHAPES:
         for levels, zero in ALPHABETS:
             symbols = np.clip(np.rint(rng.normal(zero, levels / 8, shape)), 0, levels - 1).astype(np.uint8)

@@ -121,7 +121,8 @@ static inline void smidgen_copy(void *to, const void *from, size_t bytes) {
         ((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
 }
 
-void *smidgen_take(smidgen_space *space, size_t bytes, size_t alignment);
+/* A place for so many bytes, or 0 where they are not left. 64 bits, so that sizes do not wrap where size_t has 32. */
+void *smidgen_take(smidgen_space *space, uint64_t bytes, size_t alignment);
 
 /* Reads and checks a program: fills the network's facts and arrays, taken from `memory`. Returns 0 or a negative code. */
 int smidgen_read_program(const uint8_t *program, size_t size, smidgen_network *network, smidgen_space *memory);

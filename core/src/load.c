@@ -99,7 +99,8 @@ typedef struct {
 } code;
 
 static int decode_code(loader *l, const smidgen_tensor *t, code *c) {
-    const size_t count = (size_t)t->elements, parameters = (size_t)t->rows * t->columns;
+    const uint64_t count = t->elements, parameters = (uint64_t)t->rows * t->columns;
+    const int trellis = t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64;
     uint8_t *symbols;
     size_t before;
     int status;
@@ -115,7 +116,7 @@ static int decode_code(loader *l, const smidgen_tensor *t, code *c) {
     status = decode_block(l, t, 0, symbols);
     for (size_t i = 0; i < count && !status; i++)
         c->integers[i] = (int16_t)(t->first + t->step * symbols[i]);
-    if (!status && (t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64)) {
+    if (!status && trellis) {
         const uint32_t columns = (uint32_t)(count / t->shape[0]);
         uint8_t *states = smidgen_take(&l->work, columns, 64); /* the symbols' place is free for the grids */
         if (!states)
@@ -125,9 +126,11 @@ static int decode_code(loader *l, const smidgen_tensor *t, code *c) {
     }
     l->work.used = before;
     if (!status)
-        status = decode_numbers(l, t, 1, 4, parameters, c->values);
+        status = decode_numbers(l, t, 1, 4, (size_t)parameters, c->values);
     if (!status && c->zeros)
-        status = decode_numbers(l, t, 5, 2, parameters, c->zeros);
+        status = decode_numbers(l, t, 5, 2, (size_t)parameters, c->zeros);
+    if (!status && trellis && (c->values[0] <= 0 || !is_finite(c->values[0])))
+        status = SMIDGEN_BAD_TENSOR;
     return status;
 }
 
@@ -157,7 +160,7 @@ static int decode_values(loader *l, const smidgen_tensor *t, float **out) {
     const size_t count = (size_t)t->elements;
     code c;
     int status;
-    *out = smidgen_take(&l->work, count * sizeof(float), 64);
+    *out = smidgen_take(&l->work, t->elements * sizeof(float), 64);
     if (!*out)
         return SMIDGEN_SPACE;
     if (t->rule == SMIDGEN_ARRAY)
@@ -215,9 +218,10 @@ static int decode_rows(loader *l, const smidgen_tensor *t, const smidgen_tensor 
             return status;
         for (uint32_t r = 0; r < rows; r++) {
             const uint32_t at = t->axis == 0 ? r : 0;
+            const int32_t zero = c.zeros ? c.zeros[at] : 0;
             (*scales)[r] = c.values[at];
-            for (size_t i = r * row; c.zeros && i < (r + 1) * row; i++) {
-                const int32_t moved = c.integers[i] - c.zeros[at];
+            for (size_t i = r * row; i < (r + 1) * row; i++) {
+                const int32_t moved = c.integers[i] - zero;
                 if (moved < -32767 || moved > 32767)
                     return SMIDGEN_BAD_PROGRAM;
                 c.integers[i] = (int16_t)moved;
@@ -226,7 +230,7 @@ static int decode_rows(loader *l, const smidgen_tensor *t, const smidgen_tensor 
         *integers = c.integers;
         return 0;
     } else {
-        int16_t *rounded = smidgen_take(&l->work, (size_t)t->elements * sizeof(int16_t), 64);
+        int16_t *rounded = smidgen_take(&l->work, t->elements * sizeof(int16_t), 64);
         float *values;
         const int status = rounded ? decode_sum(l, t, more, &values) : SMIDGEN_SPACE;
         *integers = rounded;
@@ -353,7 +357,7 @@ static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
         block->steps = p.steps;
         block->run_count = p.run_count;
         p = nothing;
-        p.weights = smidgen_take(&l->memory, (size_t)block->steps * SMIDGEN_BLOCK * SMIDGEN_STEP, 64);
+        p.weights = smidgen_take(&l->memory, (uint64_t)block->steps * SMIDGEN_BLOCK * SMIDGEN_STEP, 64);
         p.offsets = smidgen_take(&l->memory, block->steps * sizeof(uint32_t), 4);
         p.runs = smidgen_take(&l->memory, block->run_count * sizeof(uint16_t), 2);
         if (l->memory.failed)
@@ -374,7 +378,7 @@ static int pack_depthwise(loader *l, smidgen_operation *o, const kernel *k) {
     const smidgen_value *in = &l->network->values[o->input];
     const uint32_t channels = in->channels, padded = (channels + SMIDGEN_BLOCK - 1) / SMIDGEN_BLOCK * SMIDGEN_BLOCK;
     const uint32_t places = k->height * k->width;
-    int16_t *weights = smidgen_take(&l->memory, (size_t)places * padded * sizeof(int16_t), 64);
+    int16_t *weights = smidgen_take(&l->memory, (uint64_t)places * padded * sizeof(int16_t), 64);
     uint32_t *offsets = smidgen_take(&l->memory, places * sizeof(uint32_t), 4);
     int32_t *bias = smidgen_take(&l->memory, padded * sizeof(int32_t), 64);
     float *factor = smidgen_take(&l->memory, padded * sizeof(float), 64);

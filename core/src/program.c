@@ -34,13 +34,13 @@ static float take_float(cursor *c) {
     return value;
 }
 
-void *smidgen_take(smidgen_space *space, size_t bytes, size_t alignment) {
+void *smidgen_take(smidgen_space *space, uint64_t bytes, size_t alignment) {
     const size_t start = (space->used + alignment - 1) & ~(alignment - 1);
     if (start < space->used || space->size < start || space->size - start < bytes) {
         space->failed = 1;
         return 0;
     }
-    space->used = start + bytes;
+    space->used = start + (size_t)bytes;
     if (space->most < space->used)
         space->most = space->used;
     return space->start + start;
@@ -228,13 +228,46 @@ static const uint8_t *take_body(reader *r, size_t bytes) {
     return body;
 }
 
-/* How far the sum of index x step reaches, both ways, must stay in a tensor's bytes; `size` x |step| is below 2^47. */
-static int reaches(const smidgen_value *value, int64_t low, int64_t high) {
-    return (int64_t)value->offset + low >= value->first && (int64_t)value->offset + high < value->last;
+/* How far the steps of a move lead in one of its tensors: rows, pixels and channels of all its axes together. */
+typedef struct {
+    uint64_t rows, pixels, channels;
+    uint64_t size[MAX_AXES], step[MAX_AXES];
+} path;
+
+/* An axis: a step goes so many rows, then pixels, then channels. What has one element goes nowhere. */
+static void take_steps(reader *r, path *p, uint32_t axis, uint32_t size, const smidgen_value *value) {
+    const uint32_t step = take(&r->c, 4);
+    p->size[axis] = size;
+    p->step[axis] = size > 1 ? step : 0;
+    if (size < 2)
+        return;
+    if (step > INT32_MAX) /* tensors begin where moves do */
+        r->c.failed = 1;
+    p->rows += (uint64_t)(step / value->row) * (size - 1);
+    p->pixels += (uint64_t)(step % value->row / value->pitch) * (size - 1);
+    p->channels += (uint64_t)(step % value->row % value->pitch) * (size - 1);
+}
+
+static int stays(const path *p, const smidgen_value *value) {
+    return p->rows < value->height && p->pixels < value->width && p->channels < value->channels;
+}
+
+/* Whether no two elements meet: each step is longer than all smaller ones reach together. */
+static int scatters(const path *p, uint32_t axes) {
+    for (uint32_t i = 0; i < axes; i++) {
+        uint64_t reach = 0;
+        for (uint32_t j = 0; j < axes; j++)
+            if (j != i && p->step[j] <= p->step[i])
+                reach += p->step[j] * (p->size[j] - 1);
+        if (p->size[i] > 1 && reach >= p->step[i])
+            return 0;
+    }
+    return 1;
 }
 
 static void take_move(reader *r, smidgen_operation *o, const smidgen_value *in, const smidgen_value *out) {
-    int64_t low[2] = {0, 0}, high[2] = {0, 0};
+    static const path nowhere;
+    path from = nowhere, to = nowhere;
     uint64_t total = 1;
     const uint32_t axes = take(&r->c, 1);
     o->body = r->c.data + r->c.position - 1;
@@ -245,14 +278,11 @@ static void take_move(reader *r, smidgen_operation *o, const smidgen_value *in, 
         total *= size;
         if (!size || total > MAX_ARENA)
             r->c.failed = 1;
-        for (int side = 0; side < 2 && !r->c.failed; side++) {
-            const int64_t reach = (int64_t)(int32_t)take(&r->c, 4) * (size - 1);
-            low[side] += reach < 0 ? reach : 0;
-            high[side] += reach > 0 ? reach : 0;
-        }
+        take_steps(r, &from, axis, size, in);
+        take_steps(r, &to, axis, size, out);
     }
-    if (total != (uint64_t)out->height * out->width * out->channels || !reaches(in, low[0], high[0]) ||
-        !reaches(out, low[1], high[1]))
+    if (r->c.failed || total != (uint64_t)out->height * out->width * out->channels || !stays(&from, in) ||
+        !stays(&to, out) || !scatters(&to, axes))
         r->c.failed = 1;
     count(r, out, out->channels);
     o->units = 1;

@@ -50,7 +50,8 @@ static void meet(smidgen_team *team) {
 }
 
 static void work(smidgen_team *team, smidgen_network *network, uint32_t number) {
-    for (uint32_t i = 0; i < network->operation_count; i++) {
+    const uint32_t count = network->operation_count; /* after the last meeting the network may be gone */
+    for (uint32_t i = 0; i < count; i++) {
         smidgen_run_operation(network, &network->operations[i], number, team->threads);
         meet(team);
     }

@@ -208,9 +208,16 @@ class _Machine:
         require((i.scale, i.zero) == (o.scale, o.zero), "scales of a move")
         sizes = [size for size, _, _ in c.axes]
         require(int(np.prod(sizes)) == o.height * o.width * o.channels, "size of a move")
+        for t, steps in ((i, [step for _, step, _ in c.axes]), (o, [step for _, _, step in c.axes])):
+            axes = [(size - 1, step) for size, step in zip(sizes, steps, strict=True) if size > 1]
+            require(all(step >= 0 for _, step in axes), "steps of a move")
+            rows, pixels = sum(n * (step // t.row) for n, step in axes), sum(n * (step % t.row // t.pitch) for n, step in axes)
+            channels = sum(n * (step % t.row % t.pitch) for n, step in axes)
+            require(rows < t.height and pixels < t.width and channels < t.channels, "a move beyond its tensor")
         index = np.indices(sizes).reshape(len(sizes), -1)
         source = i.offset + sum(k * step for k, (_, step, _) in zip(index, c.axes, strict=True))
         target = o.offset + sum(k * step for k, (_, _, step) in zip(index, c.axes, strict=True))
+        require(len(np.unique(target)) == len(target), "a move to the same place twice")
         copied = self.arena[source]
         self.put(c.output, 0)
         self.arena[target] = copied
