@@ -10,7 +10,7 @@ import numpy as np
 from smidgen.archive import Archive
 from smidgen.file import write
 from smidgen.run.program import (
-    NO_BIAS,
+    NO_RECORD,
     Average,
     Convolution,
     Join,
@@ -34,7 +34,7 @@ IDENTITY = bytes(range(256))
 
 
 def plain_file(program: Program, records: Sequence[Record] = ()) -> bytes:
-    """A file without a graph whose texts are stored as they are, so that each byte of the program is one of the file."""
+    """A file without a graph whose texts are stored as they are, so that a byte of the program is one of the file."""
     tensors = {str(number): record for number, record in enumerate(records)}
     return with_raw_texts(write(Archive(b"", tensors, program=program.to_bytes()), ("raw",)))
 
@@ -45,9 +45,9 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
     bias = rng.normal(size=20).astype(np.float32)
     layers = [
         Convolution(0, 1, 0, 1, (3, 3), top=1, left=1, low=20),
-        Convolution(1, 2, 2, NO_BIAS, (3, 2), (1, 2), (1, 2), top=1, left=1, groups=20),
-        Convolution(2, 3, 3, NO_BIAS, (1, 1), groups=2),
-        Convolution(3, 4, 4, NO_BIAS, (4, 2)),
+        Convolution(1, 2, 2, NO_RECORD, (3, 2), (1, 2), (1, 2), top=1, left=1, groups=20),
+        Convolution(2, 3, 3, NO_RECORD, (1, 1), groups=2),
+        Convolution(3, 4, 4, NO_RECORD, (4, 2)),
     ]
     shapes = [(20, 3, 3, 3), (20, 1, 3, 2), (6, 10, 1, 1), (5, 6, 4, 2)]
     kinds = ("affine", "trellis", "table", "large")
@@ -83,15 +83,16 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
     )
     whole = program_of([SQUARE, {**SQUARE, "channels": 7, "pitch": 8}, NUMBERS], [])
     parts = [
-        replace(whole.tensors[1], offset=whole.tensors[1].offset + start, channels=count) for start, count in ((0, 3), (3, 4))
+        replace(whole.tensors[1], offset=whole.tensors[1].offset + start, channels=count)
+        for start, count in ((0, 3), (3, 4))
     ]
     joined = Program(
         (*whole.tensors, *parts),
         (
-            Convolution(0, 3, 0, NO_BIAS, (1, 1)),
-            Convolution(3, 4, 1, NO_BIAS, (3, 3), top=1, left=1),
+            Convolution(0, 3, 0, NO_RECORD, (1, 1)),
+            Convolution(3, 4, 1, NO_RECORD, (3, 3), top=1, left=1),
             Join(1, (3, 4)),
-            Convolution(1, 2, 2, NO_BIAS, (4, 5)),
+            Convolution(1, 2, 2, NO_RECORD, (4, 5)),
         ),
         2,
         whole.arena,

@@ -29,6 +29,8 @@ from smidgen.run.program import (
     Product,
     Program,
     Resize,
+    Signs,
+    SignsConvolution,
     Sum,
     Tensor,
 )
@@ -254,6 +256,40 @@ def test_weights_in_two_parts_are_added() -> None:
     parts = [weights(rng, (7, 5, 3, 3), kind) for kind in ("trellis", "table")]
     made = {**SQUARE, "height": 4, "width": 5, "channels": 7, "scale": 0.2}
     check(program_of([SQUARE, made], [Convolution(0, 1, 0, NO_RECORD, (3, 3), more=1)]), parts)
+
+
+@given(
+    seed=st.integers(0, 99),
+    channels=st.sampled_from([1, 3, 8, 37, 300]),
+    outputs=st.sampled_from([1, 16, 70]),
+    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    width=st.integers(1, 14),
+)
+@settings(deadline=None, max_examples=40)
+def test_convolutions_of_signs(
+    seed: int,
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    width: int,
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = {"height": 4, "width": width, "channels": channels, "zero": 128, "scale": 0.02, "border": 1}
+    fours = {"height": 4, "width": width, "channels": -(-channels // 4), "border": int(rng.integers(0, 2))}
+    high, wide = (
+        max(1, (side + 2 * pad - (k - 1) * d - 1) // s + 1)
+        for side, k, s, d, pad in zip((4, width), kernel, stride, dilation, padding, strict=True)
+    )
+    made = {"height": high, "width": wide, "channels": outputs, "zero": 99, "scale": 0.4, "border": 1}
+    convolution = SignsConvolution(1, 2, 0, 1, channels, kernel, stride, dilation, *padding, low=3, high=240)
+    records = [weights(rng, (outputs, channels, *kernel), "signs"), rng.normal(size=outputs).astype(np.float32)]
+    check(program_of([shape, fours, made], [Signs(0, 1), convolution]), records, seed)
 
 
 def test_rows_of_zeros_keep_their_biases() -> None:

@@ -25,8 +25,12 @@ enum {
     SMIDGEN_PRODUCT = 6,
     SMIDGEN_LOOKUP = 7,
     SMIDGEN_MOVE = 8,
-    SMIDGEN_RESIZE = 9
+    SMIDGEN_RESIZE = 9,
+    SMIDGEN_SIGNS = 10,
+    SMIDGEN_SIGNS_CONVOLUTION = 11
 };
+
+enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_SIGNS_TILE = 12 };
 
 /* Up to 16 outputs of a convolution. A step multiplies 4 neighbouring inputs with 64 weights; a run is a number of steps
  * whose sums stay in 16 bits whatever the inputs are. */
@@ -48,14 +52,24 @@ typedef struct {
     const float *factor;
 } smidgen_depthwise;
 
+/* Up to 64 outputs of a convolution of signs: for each place of the kernel and 4 inputs, the signs of the weights of
+ * these 4 in one byte for each output. */
+typedef struct {
+    const uint8_t *weights; /* places x fours of inputs x 64 */
+    uint32_t first, outputs;
+    int32_t bias[SMIDGEN_SIGNS_BLOCK];
+    float factor[SMIDGEN_SIGNS_BLOCK];
+} smidgen_block_of_signs;
+
 typedef struct {
     uint8_t kind, kernel_height, kernel_width, stride_height, stride_width, dilation_height, dilation_width, top, left;
     uint8_t low, high, padded;
-    uint16_t groups, input, other, output, weight, bias, more;
+    uint16_t groups, input, other, output, weight, bias, more, channels;
     uint32_t units; /* into how many parts the work can be cut */
     float factors[2];
     const uint8_t *body; /* the rest of its bytes, of kinds that have more: parts, entries, axes, places */
     smidgen_block_of_outputs *blocks;
+    smidgen_block_of_signs *sign_blocks;
     uint32_t block_count;
     smidgen_depthwise depthwise;
 } smidgen_operation;
@@ -85,6 +99,12 @@ typedef struct {
                 const float factors[2], const smidgen_finish *finish);
     void (*product)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
                     const int32_t zeros[2], float factor, const smidgen_finish *finish);
+    /* adds for up to 12 pixels, `step` bytes apart, and 64 outputs in how many of 4 x fours inputs signs differ */
+    void (*differences)(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
+                        size_t step, uint32_t fours, uint32_t pixels);
+    /* sums of 64 outputs to integers, of which some are kept */
+    void (*store_signs)(uint8_t *output, const int32_t *sums, const float *factor, uint32_t outputs,
+                        const smidgen_finish *finish);
     /* numbers of one row of the input to integers `pitch` bytes apart */
     void (*quantize)(uint8_t *output, const float *input, size_t pitch, uint32_t count, float factor,
                      const smidgen_finish *finish);
@@ -108,6 +128,10 @@ struct smidgen_network {
     uint8_t pixels[3][256]; /* what the integers of the input are for each channel of a picture */
     uint64_t memory, work;
 };
+
+/* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16; and room
+ * for those that are no such multiple, which only a hostile file has. */
+extern const uint8_t smidgen_sign_differences[272];
 
 /* Memory of the caller, taken piece by piece. */
 typedef struct {

@@ -136,6 +136,25 @@ static void product(uint8_t *output, const uint8_t *one, const uint8_t *other, u
     }
 }
 
+#ifndef OWN_DIFFERENCES
+static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
+                        size_t step, uint32_t fours, uint32_t pixels) {
+    for (uint32_t p = 0; p < pixels; p++)
+        for (uint32_t i = 0; i < fours; i++) {
+            const uint8_t *counts = smidgen_sign_differences + input[p * step + i];
+            const uint8_t *w = weights + (size_t)i * SMIDGEN_SIGNS_BLOCK;
+            for (int o = 0; o < SMIDGEN_SIGNS_BLOCK; o++)
+                sums[p][o] = (uint16_t)(sums[p][o] + counts[w[o]]);
+        }
+}
+#endif
+
+static void store_signs(uint8_t *output, const int32_t *sums, const float *factor, uint32_t outputs,
+                        const smidgen_finish *f) {
+    for (uint32_t o = 0; o < outputs; o += CHUNK)
+        store(output + o, sums + o, factor + o, outputs - o < CHUNK ? outputs - o : CHUNK, f, 0);
+}
+
 /* A row of the input: numbers to integers that lie `pitch` bytes apart. */
 static void quantize(uint8_t *output, const float *input, size_t pitch, uint32_t count, float factor,
                      const smidgen_finish *f) {
@@ -163,5 +182,7 @@ static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t transposed)
     k->average = average;
     k->sum = sum;
     k->product = product;
+    k->differences = differences;
+    k->store_signs = store_signs;
     k->quantize = quantize;
 }

@@ -399,6 +399,42 @@ static int pack_depthwise(loader *l, smidgen_operation *o, const kernel *k) {
     return 0;
 }
 
+static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
+    enum { BLOCK = SMIDGEN_SIGNS_BLOCK };
+    const smidgen_value *out = &l->network->values[o->output];
+    const uint32_t fours = (k->inputs + 3) / 4, places = k->height * k->width;
+    for (size_t i = 0; i < (size_t)k->row * out->channels; i++)
+        if (k->integers[i] != 1 && k->integers[i] != -1)
+            return SMIDGEN_BAD_PROGRAM;
+    o->block_count = (out->channels + BLOCK - 1) / BLOCK;
+    o->units = o->block_count * out->height;
+    o->sign_blocks = smidgen_take(&l->memory, o->block_count * sizeof(smidgen_block_of_signs), 64);
+    if (!o->sign_blocks)
+        return SMIDGEN_SPACE;
+    for (uint32_t b = 0; b < o->block_count; b++) {
+        smidgen_block_of_signs *block = &o->sign_blocks[b];
+        uint8_t *weights = smidgen_take(&l->memory, (size_t)places * fours * BLOCK, 64);
+        if (!weights)
+            return SMIDGEN_SPACE;
+        block->weights = weights;
+        block->first = b * BLOCK;
+        block->outputs = out->channels - block->first < BLOCK ? out->channels - block->first : BLOCK;
+        for (size_t i = 0; i < (size_t)places * fours * BLOCK; i++)
+            weights[i] = 0;
+        for (uint32_t r = 0; r < BLOCK; r++) {
+            const int real = r < block->outputs;
+            block->bias[r] = real ? k->bias[block->first + r] : 0;
+            block->factor[r] = real ? k->scales[block->first + r] : 0;
+            for (uint32_t i = 0; real && i < k->row; i++) { /* in the order inputs, kernel */
+                const size_t step = i % places * (size_t)fours + i / places / 4;
+                if (k->integers[(size_t)(block->first + r) * k->row + i] > 0)
+                    weights[step * BLOCK + r] |= (uint8_t)(1 << i / places % 4);
+            }
+        }
+    }
+    return 0;
+}
+
 /* Biases as integers, with what the input's zero adds to each sum; and scales as factors. */
 static int settle_rows(loader *l, const smidgen_operation *o, const kernel *k, int32_t *bias, float *scales) {
     const smidgen_value *in = &l->network->values[o->input], *out = &l->network->values[o->output];
@@ -441,7 +477,8 @@ static int load_convolution(loader *l, smidgen_operation *o) {
     const smidgen_value *in = &l->network->values[o->input], *out = &l->network->values[o->output];
     const smidgen_tensor *t = &l->records[o->weight];
     const size_t before = l->work.used;
-    kernel k = {0, 0, 0, 0, in->channels / o->groups, o->kernel_height, o->kernel_width};
+    const int signs = o->kind == SMIDGEN_SIGNS_CONVOLUTION;
+    kernel k = {0, 0, 0, 0, signs ? o->channels : in->channels / o->groups, o->kernel_height, o->kernel_width};
     float *scales;
     int32_t *bias;
     int status;
@@ -462,9 +499,12 @@ static int load_convolution(loader *l, smidgen_operation *o) {
         return status;
     k.bias = bias;
     k.scales = scales;
-    status = o->groups == in->channels && o->groups == out->channels && o->groups > 1 && !out->type
-                 ? pack_depthwise(l, o, &k)
-                 : pack_blocks(l, o, &k);
+    if (signs)
+        status = pack_signs(l, o, &k);
+    else if (o->groups == in->channels && o->groups == out->channels && o->groups > 1 && !out->type)
+        status = pack_depthwise(l, o, &k);
+    else
+        status = pack_blocks(l, o, &k);
     l->work.used = before;
     return status;
 }
@@ -534,8 +574,9 @@ static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels
     l.payload = data + file.sections[SMIDGEN_PAYLOAD].offset;
     status = load_sections(&l, data, size, &file);
     for (uint32_t i = 0; i < n->operation_count && !status; i++)
-        status = n->operations[i].kind == SMIDGEN_CONVOLUTION ? load_convolution(&l, &n->operations[i])
-                                                              : settle(n, &n->operations[i]);
+        status = n->operations[i].kind == SMIDGEN_CONVOLUTION || n->operations[i].kind == SMIDGEN_SIGNS_CONVOLUTION
+                     ? load_convolution(&l, &n->operations[i])
+                     : settle(n, &n->operations[i]);
     if (status)
         return status;
     n->input_factor = (float)(1.0 / n->values[0].scale);

@@ -171,6 +171,33 @@ static void take_convolution(reader *r, smidgen_operation *o, const smidgen_valu
     count(r, out, (uint64_t)out->channels * (in->channels / o->groups) * o->kernel_height * o->kernel_width);
 }
 
+static void take_signs(reader *r, const smidgen_value *in, const smidgen_value *out) {
+    if (out->type || out->channels != (in->channels + 3) / 4 || out->height != in->height || out->width != in->width ||
+        out->scale != 1 || out->zero != 0)
+        r->c.failed = 1;
+    count(r, out, in->channels);
+}
+
+static void take_signs_convolution(reader *r, smidgen_operation *o, const smidgen_value *in, const smidgen_value *out) {
+    o->weight = (uint16_t)take(&r->c, 2);
+    o->bias = (uint16_t)take(&r->c, 2);
+    o->channels = (uint16_t)take(&r->c, 2);
+    o->more = NO_RECORD;
+    o->groups = 1;
+    take_window(r, o);
+    o->dilation_height = (uint8_t)take(&r->c, 1);
+    o->dilation_width = (uint8_t)take(&r->c, 1);
+    o->top = (uint8_t)take(&r->c, 1);
+    o->left = (uint8_t)take(&r->c, 1);
+    o->low = (uint8_t)take(&r->c, 1);
+    o->high = (uint8_t)take(&r->c, 1);
+    if (!o->dilation_height || !o->dilation_width || o->low > o->high || out->type || o->weight == NO_RECORD ||
+        !o->channels || in->channels != (o->channels + 3u) / 4 || in->scale != 1 || in->zero != 0 ||
+        (uint64_t)o->channels * o->kernel_height * o->kernel_width > UINT16_MAX)
+        r->c.failed = 1;
+    count(r, out, (uint64_t)out->channels * o->channels * o->kernel_height * o->kernel_width);
+}
+
 /* Whether every place of the output has a pixel of the input under its kernel. */
 static int meets(uint32_t size, uint32_t out, uint32_t kernel, uint32_t stride, uint32_t before) {
     return before < kernel && (uint64_t)(out - 1) * stride < (uint64_t)size + before;
@@ -320,7 +347,7 @@ static void take_operation(reader *r, smidgen_operation *o) {
     *o = empty;
     o->high = 255;
     o->kind = (uint8_t)take(&r->c, 1);
-    if (o->kind > SMIDGEN_RESIZE) {
+    if (o->kind > SMIDGEN_SIGNS_CONVOLUTION) {
         r->c.failed = 1;
         return;
     }
@@ -359,6 +386,12 @@ static void take_operation(reader *r, smidgen_operation *o) {
         break;
     case SMIDGEN_MOVE:
         take_move(r, o, in, out);
+        break;
+    case SMIDGEN_SIGNS:
+        take_signs(r, in, out);
+        break;
+    case SMIDGEN_SIGNS_CONVOLUTION:
+        take_signs_convolution(r, o, in, out);
         break;
     default:
         take_resize(r, o, in, out);

@@ -228,6 +228,71 @@ static void resize(const smidgen_network *n, const smidgen_operation *o, uint32_
     }
 }
 
+static void signs(const smidgen_network *n, const smidgen_operation *o, uint32_t y, uint32_t end) {
+    const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    for (; y < end; y++)
+        for (uint32_t x = 0; x < out->width; x++) {
+            const uint8_t *from = pixel(n, in, y, x);
+            uint8_t *to = pixel(n, out, y, x);
+            const uint32_t whole = in->channels / 4;
+            for (uint32_t c = 0; c < whole; c++)
+                to[c] = (uint8_t)((from[4 * c] >= in->zero) << 4 | (from[4 * c + 1] >= in->zero) << 5 |
+                                  (from[4 * c + 2] >= in->zero) << 6 | (from[4 * c + 3] >= in->zero) << 7);
+            if (whole < out->channels)
+                to[whole] = 0;
+            for (uint32_t c = 4 * whole; c < in->channels; c++)
+                to[whole] = (uint8_t)(to[whole] | (from[c] >= in->zero) << (4 + c % 4));
+        }
+}
+
+/* Places of a kernel that lie in the input, along one axis: the first, and how many. */
+static uint32_t places(uint32_t at, uint32_t stride, uint32_t before, uint32_t kernel, uint32_t dilation, uint32_t size,
+                       uint32_t *first) {
+    const int64_t start = (int64_t)at * stride - before, from = start < 0 ? (-start + dilation - 1) / dilation : 0;
+    const int64_t room = (int64_t)size - 1 - start, to = room < 0 ? 0 : room / dilation + 1;
+    const int64_t last = to < (int64_t)kernel ? to : (int64_t)kernel;
+    *first = (uint32_t)(from < kernel ? from : kernel);
+    return last > from ? (uint32_t)(last - from) : 0;
+}
+
+/* Pixels of a row that have the same places of the kernel in the input are computed together. */
+static void signs_convolution(const smidgen_network *n, const smidgen_operation *o, uint32_t unit, uint32_t end) {
+    enum { BLOCK = SMIDGEN_SIGNS_BLOCK, TILE = SMIDGEN_SIGNS_TILE };
+    const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
+    const size_t place_size = (size_t)in->channels * BLOCK;
+    const int together = in->pitch == in->channels && o->dilation_width == 1; /* places of a row, one after another */
+    for (; unit < end; unit++) {
+        const smidgen_block_of_signs *block = &o->sign_blocks[unit / out->height];
+        const uint32_t y = unit % out->height;
+        uint32_t top, rows = places(y, o->stride_height, o->top, o->kernel_height, o->dilation_height, in->height, &top);
+        for (uint32_t x = 0, pixels; x < out->width; x += pixels) {
+            uint16_t sums[TILE][BLOCK] = {{0}};
+            uint32_t left, other, columns = places(x, o->stride_width, o->left, o->kernel_width, o->dilation_width,
+                                                   in->width, &left);
+            for (pixels = 1; pixels < TILE && x + pixels < out->width; pixels++)
+                if (places(x + pixels, o->stride_width, o->left, o->kernel_width, o->dilation_width, in->width,
+                           &other) != columns || other != left)
+                    break;
+            for (uint32_t i = top; i < top + rows; i++)
+                for (uint32_t j = left; j < left + columns; j += together ? columns : 1)
+                    n->kernels.differences(
+                        sums, block->weights + (i * o->kernel_width + j) * place_size,
+                        pixel(n, in, y * o->stride_height + i * o->dilation_height - o->top,
+                              x * o->stride_width + j * o->dilation_width - o->left),
+                        (size_t)o->stride_width * in->pitch, in->channels * (together ? columns : 1), pixels);
+            for (uint32_t p = 0; p < pixels; p++) {
+                const int32_t all = (int32_t)(rows * columns * o->channels);
+                int32_t whole[BLOCK];
+                for (int r = 0; r < BLOCK; r++)
+                    whole[r] = block->bias[r] + all - 2 * sums[p][r];
+                n->kernels.store_signs(pixel(n, out, y, x + p) + block->first, whole, block->factor, block->outputs,
+                                       &finish);
+            }
+        }
+    }
+}
+
 void smidgen_run_operation(smidgen_network *n, const smidgen_operation *o, uint32_t part, uint32_t parts) {
     const uint32_t start = (uint32_t)((uint64_t)o->units * part / parts);
     const uint32_t end = (uint32_t)((uint64_t)o->units * (part + 1) / parts);
@@ -258,6 +323,12 @@ void smidgen_run_operation(smidgen_network *n, const smidgen_operation *o, uint3
         break;
     case SMIDGEN_MOVE:
         move(n, o);
+        break;
+    case SMIDGEN_SIGNS:
+        signs(n, o, start, end);
+        break;
+    case SMIDGEN_SIGNS_CONVOLUTION:
+        signs_convolution(n, o, start, end);
         break;
     default:
         resize(n, o, start, end);

@@ -23,6 +23,8 @@ from smidgen.run.program import (
     Product,
     Program,
     Resize,
+    Signs,
+    SignsConvolution,
     Sum,
     Tensor,
 )
@@ -146,6 +148,33 @@ class _Machine:
             factor = (scale / double(o.scale)).astype(single)
             self.finish(c.output, total * factor, c.low, c.high)
 
+    def signs(self, c: Signs) -> None:
+        above = (self.centered(c.input) >= 0).astype(np.int64)
+        padded = np.pad(above, ((0, 0), (0, 0), (0, -above.shape[2] % 4)))
+        self.put(c.output, padded.reshape(*above.shape[:2], -1, 4) @ [16, 32, 64, 128])
+
+    def signsconvolution(self, c: SignsConvolution) -> None:
+        i, o, n = self.tensors[c.input], self.tensors[c.output], c.channels
+        require(i.channels == -(-n // 4) and (i.scale, i.zero) == (1, 0), "signs")
+        weights, s = integers_of(self.records[c.weight])
+        require(bool((np.abs(weights) == 1).all()), "weights of signs")
+        weights = weights.reshape(o.channels, n, *c.kernel)
+        bits = self.inner(c.input)[..., None] >> np.arange(4, 8) & 1
+        values = np.zeros((i.height, i.width, n), np.int64) + 2 * bits.reshape(i.height, i.width, -1)[..., :n] - 1
+        sums = np.zeros((o.height, o.width, o.channels), np.int64)
+        for y, x, j, k in np.ndindex(o.height, o.width, *c.kernel):
+            row = y * c.stride[0] - c.top + j * c.dilation[0]
+            column = x * c.stride[1] - c.left + k * c.dilation[1]
+            if 0 <= row < i.height and 0 <= column < i.width:
+                sums[y, x] += weights[:, :, j, k] @ values[row, column]
+        bias = np.zeros(o.channels)
+        if c.bias != NO_RECORD:
+            record = self.records[c.bias]
+            values = (record.values() if isinstance(record, Code) else record).reshape(-1).astype(double)
+            np.divide(values, s.astype(double), where=values != 0, out=bias)
+        total = (sums + np.clip(np.rint(bias), -(2**30), 2**30).astype(np.int64)).astype(single)
+        self.finish(c.output, total * (s.astype(double) / double(o.scale)).astype(single), c.low, c.high)
+
     def window(self, c: Maximum | Average) -> list[tuple[Array, Array]]:
         """For each place of the kernel the pixels that it reads, of the output's size, and which of them there are."""
         i, o, found = self.tensors[c.input], self.tensors[c.output], []
@@ -211,7 +240,10 @@ class _Machine:
         for t, steps in ((i, [step for _, step, _ in c.axes]), (o, [step for _, _, step in c.axes])):
             axes = [(size - 1, step) for size, step in zip(sizes, steps, strict=True) if size > 1]
             require(all(step >= 0 for _, step in axes), "steps of a move")
-            rows, pixels = sum(n * (step // t.row) for n, step in axes), sum(n * (step % t.row // t.pitch) for n, step in axes)
+            rows, pixels = (
+                sum(n * (step // t.row) for n, step in axes),
+                sum(n * (step % t.row // t.pitch) for n, step in axes),
+            )
             channels = sum(n * (step % t.row % t.pitch) for n, step in axes)
             require(rows < t.height and pixels < t.width and channels < t.channels, "a move beyond its tensor")
         index = np.indices(sizes).reshape(len(sizes), -1)

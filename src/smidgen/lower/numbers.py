@@ -154,7 +154,9 @@ def _check_sums(convolution: Convolution, records: list[Code | NDArray[Any]], sc
     """Refuses a convolution whose sums could exceed 32 bits, whatever it is given."""
     weight = records[convolution.weight]
     if convolution.more != NO_RECORD:
-        whole, more = (each.values() if isinstance(each, Code) else each for each in (weight, records[convolution.more]))
+        whole, more = (
+            each.values() if isinstance(each, Code) else each for each in (weight, records[convolution.more])
+        )
         weight = whole + more
     integers, scales = _integers(weight)
     bias: NDArray[Any] = np.zeros(1)

@@ -25,6 +25,8 @@ __all__ = [
     "Product",
     "Program",
     "Resize",
+    "Signs",
+    "SignsConvolution",
     "Sum",
     "Tensor",
     "reads",
@@ -251,7 +253,36 @@ class Resize:
     columns: tuple[Pair, ...]
 
 
-Operation = Convolution | Maximum | Average | Mean | Join | Sum | Product | Lookup | Move | Resize
+@dataclass(frozen=True)
+class Signs:
+    """The signs of four channels in each byte: bit 4 + i is whether channel i of them is not below 0."""
+
+    input: int
+    output: int
+
+
+@dataclass(frozen=True)
+class SignsConvolution:
+    """A convolution of ``Signs`` of so many channels with a weight of 1 and -1; what is outside of the input counts
+    nothing."""
+
+    input: int
+    output: int
+    weight: int
+    bias: int
+    channels: int
+    kernel: Pair
+    stride: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    top: int = 0
+    left: int = 0
+    low: int = 0
+    high: int = 255
+
+
+Operation = (
+    Convolution | Maximum | Average | Mean | Join | Sum | Product | Lookup | Move | Resize | Signs | SignsConvolution
+)
 
 
 def reads(operation: Operation) -> tuple[int, ...]:
@@ -261,7 +292,20 @@ def reads(operation: Operation) -> tuple[int, ...]:
     return (operation.first, operation.second) if isinstance(operation, Sum | Product) else (operation.input,)
 
 
-_KINDS: tuple[type[Any], ...] = (Convolution, Maximum, Average, Mean, Join, Sum, Product, Lookup, Move, Resize)
+_KINDS: tuple[type[Any], ...] = (
+    Convolution,
+    Maximum,
+    Average,
+    Mean,
+    Join,
+    Sum,
+    Product,
+    Lookup,
+    Move,
+    Resize,
+    Signs,
+    SignsConvolution,
+)
 """By their numbers in the file."""
 _FORMS = {
     Convolution: "4H8BHBBH",
@@ -271,6 +315,8 @@ _FORMS = {
     Sum: "HHHBB",
     Product: "HHHBB",
     Lookup: "HH256s",
+    Signs: "HH",
+    SignsConvolution: "5H8B2B",
 }
 """The numbers of those that always have as many."""
 
