@@ -101,7 +101,8 @@ class _Machine:
         """Writes numbers, in units of the tensor's scale, as integers."""
         assert x.dtype == single
         zero = self.tensors[number].zero
-        self.put(number, np.rint(np.clip(x, single(low - zero), single(high - zero))) + zero)
+        above = np.fmax(x, single(low - zero))  # also of what is no number
+        self.put(number, np.rint(np.minimum(above, single(high - zero))) + zero)
 
     def write_input(self, x: Array) -> None:
         t = self.tensors[0]
@@ -120,8 +121,9 @@ class _Machine:
         bias = np.zeros(n)
         if c.bias != NO_BIAS:
             record = self.records[c.bias]
-            values = record.values() if isinstance(record, Code) else record
-            bias = np.rint(values.reshape(n).astype(double) / (double(i.scale) * s.astype(double)))
+            values = (record.values() if isinstance(record, Code) else record).reshape(n).astype(double)
+            with np.errstate(all="ignore"):  # a scale may be 0
+                bias = np.where(values == 0, 0, np.rint(values / (double(i.scale) * s.astype(double))))
         bias = np.clip(bias, -(2**30), 2**30)
         sizes = 255 * np.abs(weights).sum(axis=1) + np.abs(bias) + 255 * np.abs(weights.sum(axis=1))
         require(bool((sizes < 2**31).all()), "sums of a convolution")
@@ -207,8 +209,9 @@ class _Machine:
         for t, steps in ((i, [step for _, step, _ in c.axes]), (o, [step for _, _, step in c.axes])):
             axes = [(size - 1, step) for size, step in zip(sizes, steps, strict=True) if size > 1]
             require(all(step >= 0 for _, step in axes), "steps of a move")
-            rows, pixels = sum(n * (step // t.row) for n, step in axes), sum(n * (step % t.row // t.pitch) for n, step in axes)
-            channels = sum(n * (step % t.row % t.pitch) for n, step in axes)
+            rows = sum(count * (step // t.row) for count, step in axes)
+            pixels = sum(count * (step % t.row // t.pitch) for count, step in axes)
+            channels = sum(count * (step % t.row % t.pitch) for count, step in axes)
             require(rows < t.height and pixels < t.width and channels < t.channels, "a move beyond its tensor")
         index = np.indices(sizes).reshape(len(sizes), -1)
         source = i.offset + sum(k * step for k, (_, step, _) in zip(index, c.axes, strict=True))
