@@ -164,8 +164,10 @@ static void run_all_ways(bytes file, const uint64_t needs[2], const trial *t) {
         run(&l, team, t, 0x80);
         free(l.memory);
         require(facts.memory <= needs[0] && facts.work <= needs[1] && facts.outputs == t->facts.outputs);
-        require(load(file, way, facts.memory - 1, facts.work, 0, &l) == SMIDGEN_SPACE);
-        require(load(file, way, facts.memory, facts.work - 1, 0, &l) == SMIDGEN_SPACE);
+        for (uint64_t parts = 4; parts > (way == SMIDGEN_PORTABLE ? 0u : 3u); parts--) {
+            require(load(file, way, (facts.memory - 1) * parts / 4, facts.work, 0, &l) == SMIDGEN_SPACE);
+            require(load(file, way, facts.memory, (facts.work - 1) * parts / 4, 0, &l) == SMIDGEN_SPACE);
+        }
         require(load(file, way, facts.memory, facts.work, 0, &l) == 0);
         run(&l, team, t, 0x7f);
         check_writes(&l, t);

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from hostile import real_files
-from programs import small_files
 
 from smidgen.codecs import CODECS
+from tests.programs import small_files
 
 SHAPES = ((5, 3, 9), (1, 30, 1), (16, 16, 1), (31, 15, 9))
 ALPHABETS = ((2, 0), (2, 1), (3, 1), (16, 8), (256, 128))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from smidgen.archive import Archive
+from smidgen.code import Affine, Code, Table
 from smidgen.file import write
 from smidgen.run.program import (
     NO_RECORD,
@@ -22,8 +23,9 @@ from smidgen.run.program import (
     Product,
     Program,
     Resize,
+    Signs,
+    SignsConvolution,
     Sum,
-    Tensor,
 )
 from tests.hostile import with_raw_texts
 from tests.test_native import Record, program_of, weights
@@ -34,7 +36,7 @@ IDENTITY = bytes(range(256))
 
 
 def plain_file(program: Program, records: Sequence[Record] = ()) -> bytes:
-    """A file without a graph whose texts are stored as they are, so that a byte of the program is one of the file."""
+    """A file without a graph whose texts are stored as they are: each byte of the program is one of the file."""
     tensors = {str(number): record for number, record in enumerate(records)}
     return with_raw_texts(write(Archive(b"", tensors, program=program.to_bytes()), ("raw",)))
 
@@ -110,18 +112,45 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
             Resize(1, 2, tuple((i // 2, 77 * i) for i in range(3)) + ((4, 3),) * 3, ((0, 0), (3, 255))),
         ),
     )
+    wide_shape = {"height": 2, "width": 13, "channels": 17, "pitch": 17, "zero": 50, "scale": 0.03}
+    wide = program_of(
+        [{**SQUARE, "width": 13, "height": 2}, wide_shape, wide_shape, {**NUMBERS, "channels": 2}],
+        [
+            Convolution(0, 1, 0, 3, (3, 3), top=1, left=1),
+            Convolution(1, 2, 1, NO_RECORD, (1, 1)),
+            Convolution(2, 3, 2, NO_RECORD, (2, 13)),
+        ],
+    )
+    floats = rng.normal(size=(17, 3, 3, 3)).astype(np.float32)
+    floats[3] = 0
+    scale, zero = rng.uniform(0.01, 0.02, (17, 2)).astype(np.float32), np.full((17, 2), 3, np.int16)
+    wide_records: list[Record] = [
+        floats,
+        Code(rng.integers(-99, 99, (17, 17, 1, 1)).astype(np.int16), Affine(scale, zero, 0)),
+        Code(
+            rng.integers(0, 4, (2, 17, 2, 13)).astype(np.int16), Table(rng.normal(size=(17, 4)).astype(np.float32), 1)
+        ),
+        Code(rng.integers(-99, 99, 17).astype(np.int16), Affine.per_tensor(0.01)),
+    ]
+    signed = program_of(
+        [
+            SQUARE,
+            {**SQUARE, "channels": 1, "zero": 0, "scale": 1.0},
+            {**SQUARE, "channels": 5, "width": 3, "scale": 0.2},
+        ],
+        [Signs(0, 1), SignsConvolution(1, 2, 0, 1, 3, (2, 3), (1, 2), top=1, left=1)],
+    )
     return {
+        "wide": (wide, wide_records),
         "convolutions": (convolutions, [held[0], bias, *held[1:]]),
         "pools": (pools, []),
         "pairs": (pairs, []),
         "joined": (joined, [weights(rng, shape, "trellis") for shape in ((3, 3, 1, 1), (4, 3, 3, 3), (3, 7, 4, 5))]),
         "moved": (moved, []),
+        "signs": (signed, [weights(rng, (5, 3, 2, 3), "signs"), bias[:5]]),
     }
 
 
 def small_files() -> dict[str, bytes]:
     """The same as files."""
     return {name: plain_file(*given) for name, given in small_programs().items()}
-
-
-__all__ = ["IDENTITY", "NUMBERS", "SQUARE", "Tensor", "plain_file", "small_files", "small_programs"]

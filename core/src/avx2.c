@@ -160,7 +160,7 @@ static inline __attribute__((always_inline)) void some_differences(uint16_t (*su
             const __m256i high = _mm256_load_si256((const __m256i *)weights + 1);
             for (int p = 0; p < pixels; p++) {
                 const __m256i counts = _mm256_broadcastsi128_si256(
-                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + input[(size_t)p * step])));
+                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + (input[(size_t)p * step] & 0xf0))));
                 sum[p][0] = _mm256_add_epi8(sum[p][0], _mm256_shuffle_epi8(counts, low));
                 sum[p][1] = _mm256_add_epi8(sum[p][1], _mm256_shuffle_epi8(counts, high));
                 IN_REGISTERS(sum[p]);

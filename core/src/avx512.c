@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void some_differences(uint16_t (*su
             const __m512i w = _mm512_load_si512(weights);
             for (int p = 0; p < pixels; p++) {
                 const __m512i counts = _mm512_broadcast_i32x4(
-                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + input[(size_t)p * step])));
+                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + (input[(size_t)p * step] & 0xf0))));
                 sum[p] = _mm512_add_epi8(sum[p], _mm512_shuffle_epi8(counts, w));
                 IN_REGISTER(sum[p]);
             }

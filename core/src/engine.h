@@ -129,9 +129,8 @@ struct smidgen_network {
     uint64_t memory, work;
 };
 
-/* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16; and room
- * for those that are no such multiple, which only a hostile file has. */
-extern const uint8_t smidgen_sign_differences[272];
+/* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16. */
+extern const uint8_t smidgen_sign_differences[256];
 
 /* Memory of the caller, taken piece by piece. */
 typedef struct {

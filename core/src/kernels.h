@@ -141,7 +141,7 @@ static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *we
                         size_t step, uint32_t fours, uint32_t pixels) {
     for (uint32_t p = 0; p < pixels; p++)
         for (uint32_t i = 0; i < fours; i++) {
-            const uint8_t *counts = smidgen_sign_differences + input[p * step + i];
+            const uint8_t *counts = smidgen_sign_differences + (input[p * step + i] & 0xf0);
             const uint8_t *w = weights + (size_t)i * SMIDGEN_SIGNS_BLOCK;
             for (int o = 0; o < SMIDGEN_SIGNS_BLOCK; o++)
                 sums[p][o] = (uint16_t)(sums[p][o] + counts[w[o]]);

@@ -515,6 +515,8 @@ static int settle(const smidgen_network *n, smidgen_operation *o) {
     if (o->kind == SMIDGEN_MEAN) {
         const double scale = in->scale / ((double)in->height * in->width);
         o->factors[0] = (float)(out->type ? scale : scale / out->scale);
+    } else if (o->kind == SMIDGEN_AVERAGE) {
+        o->factors[0] = (float)((double)in->scale / out->scale); /* of one pixel: no window has a greater one */
     } else if (o->kind == SMIDGEN_SUM) {
         o->factors[0] = (float)((double)in->scale / out->scale);
         o->factors[1] = (float)((double)other->scale / out->scale);

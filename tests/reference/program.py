@@ -105,7 +105,8 @@ class _Machine:
         """Writes numbers, in units of the tensor's scale, as integers."""
         assert x.dtype == single
         zero = self.tensors[number].zero
-        self.put(number, np.rint(np.clip(x, single(low - zero), single(high - zero))) + zero)
+        above = np.fmax(x, single(low - zero))  # also of what is no number
+        self.put(number, np.rint(np.minimum(above, single(high - zero))) + zero)
 
     def write_input(self, x: Array) -> None:
         t = self.tensors[0]
@@ -127,7 +128,8 @@ class _Machine:
             values = (record.values() if isinstance(record, Code) else record).reshape(n).astype(double)
             require(bool(np.isfinite(values).all()), "biases")
             scale = np.where((weights == 0).all(axis=1), np.abs(values) / 2**24, scale)
-            np.divide(values, scale, where=values != 0, out=bias)
+            with np.errstate(all="ignore"):  # a scale may be 0
+                np.divide(values, scale, where=values != 0, out=bias)
         bias = np.clip(np.rint(bias), -(2**30), 2**30)
         sizes = 255 * np.abs(weights).sum(axis=1) + np.abs(bias) + 255 * np.abs(weights.sum(axis=1))
         require(bool((sizes < 2**31).all()), "sums of a convolution")
@@ -160,13 +162,14 @@ class _Machine:
         require(bool((np.abs(weights) == 1).all()), "weights of signs")
         weights = weights.reshape(o.channels, n, *c.kernel)
         bits = self.inner(c.input)[..., None] >> np.arange(4, 8) & 1
-        values = np.zeros((i.height, i.width, n), np.int64) + 2 * bits.reshape(i.height, i.width, -1)[..., :n] - 1
+        weights = np.pad(weights > 0, ((0, 0), (0, -n % 4), (0, 0), (0, 0))).astype(np.int64)
+        bits = bits.reshape(i.height, i.width, -1)
         sums = np.zeros((o.height, o.width, o.channels), np.int64)
         for y, x, j, k in np.ndindex(o.height, o.width, *c.kernel):
             row = y * c.stride[0] - c.top + j * c.dilation[0]
             column = x * c.stride[1] - c.left + k * c.dilation[1]
             if 0 <= row < i.height and 0 <= column < i.width:
-                sums[y, x] += weights[:, :, j, k] @ values[row, column]
+                sums[y, x] += n - 2 * (weights[:, :, j, k] != bits[row, column]).sum(axis=1)
         bias = np.zeros(o.channels)
         if c.bias != NO_RECORD:
             record = self.records[c.bias]
@@ -240,11 +243,9 @@ class _Machine:
         for t, steps in ((i, [step for _, step, _ in c.axes]), (o, [step for _, _, step in c.axes])):
             axes = [(size - 1, step) for size, step in zip(sizes, steps, strict=True) if size > 1]
             require(all(step >= 0 for _, step in axes), "steps of a move")
-            rows, pixels = (
-                sum(n * (step // t.row) for n, step in axes),
-                sum(n * (step % t.row // t.pitch) for n, step in axes),
-            )
-            channels = sum(n * (step % t.row % t.pitch) for n, step in axes)
+            rows = sum(count * (step // t.row) for count, step in axes)
+            pixels = sum(count * (step % t.row // t.pitch) for count, step in axes)
+            channels = sum(count * (step % t.row % t.pitch) for count, step in axes)
             require(rows < t.height and pixels < t.width and channels < t.channels, "a move beyond its tensor")
         index = np.indices(sizes).reshape(len(sizes), -1)
         source = i.offset + sum(k * step for k, (_, step, _) in zip(index, c.axes, strict=True))

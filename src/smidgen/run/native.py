@@ -128,7 +128,11 @@ def _load(data: bytes, way: int) -> tuple[Any, Any, Any]:
         raise ModelError("the file has no program, which running without ONNX Runtime needs")
     if file.memory + file.work > MOST_MEMORY:
         raise FormatError("refused: it claims more memory than smidgen gives to a network")
-    (memory, where), (_work, beside) = _aligned(file.memory), _aligned(file.work)
+    try:
+        (memory, where), (_work, beside) = _aligned(file.memory), _aligned(file.work)
+    except MemoryError:
+        needed = (file.memory + file.work) / 1e9
+        raise ModelError(f"this machine has no {needed:.1f} GB of memory, which the network asks for") from None
     network, facts = ffi.new("smidgen_network **"), ffi.new("smidgen_facts *")
     status = lib.smidgen_load(buffer, len(data), way, where, file.memory, beside, file.work, network)
     if status:
