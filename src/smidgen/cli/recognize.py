@@ -19,10 +19,10 @@ __all__ = ["recognize"]
 @json_option
 def recognize(file: Path, pictures: tuple[Path, ...], top: int, engine: str | None, as_json: bool) -> None:
     """Names what is in PICTURES, with the network in FILE."""
-    from smidgen.run.runner import open_runner
+    from smidgen.run.recognizer import open_recognizer
 
-    runner = open_runner(file, engine=engine)
-    answers = {str(picture): runner.recognize(picture, top) for picture in pictures}
+    recognizer = open_recognizer(file, engine)
+    answers = {str(picture): recognizer.recognize(picture, top) for picture in pictures}
     if as_json:
         echo_json(
             {
