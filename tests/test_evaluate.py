@@ -13,8 +13,7 @@ from smidgen.archive import Preprocessing
 from smidgen.errors import InputError, ModelError
 from smidgen.run.evaluate import evaluate, latency
 from smidgen.run.pictures import prepare
-from smidgen.run.runner import Runner
-from smidgen.run.runner import Graph
+from smidgen.run.runner import Graph, Runner
 
 CLASSES = 7
 

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.errors import InputError
@@ -181,6 +180,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         InputError: it cannot be read, and why.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            return stream.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

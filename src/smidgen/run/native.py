@@ -150,7 +150,7 @@ def claims(data: bytes) -> tuple[int, int]:
 
 
 def _load(data: bytes, way: int, team: Any, loaders: int) -> tuple[Any, Any, Any]:
-    """The network, the memory that it lies in, and the facts about it; so many threads of the team decode its weights."""
+    """The network, the memory that it lies in, and the facts about it; so many threads decode its weights."""
     buffer, file = ffi.from_buffer("uint8_t[]", data), ffi.new("smidgen_file *")
     if lib.smidgen_open(buffer, len(data), file) or not file.sections[lib.SMIDGEN_PROGRAM].size:
         raise ModelError("the file has no program, which running without ONNX Runtime needs")

@@ -6,12 +6,13 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from smidgen.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL import Image
@@ -105,18 +106,17 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken]) -> Taken:
     from PIL import Image, UnidentifiedImageError
 
-    path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a picture")
     try:
         # Pillow warns of large pictures (the limit here is checked below) and of oddities that do no harm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_formats(path)) as image:
-                _check_size(*image.size, str(path))
+                _check_size(*image.size, os.fspath(path))
                 return take(image)
     except InputError as error:
-        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(os.fspath(path)) else f"{path}: {error}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except PermissionError:
@@ -129,9 +129,9 @@ def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken
         raise InputError(f"{path}: truncated or damaged picture ({_one_line(error)})") from None
 
 
-def _formats(path: Path) -> tuple[str, ...]:
+def _formats(path: str | os.PathLike[str]) -> tuple[str, ...]:
     """What a file may be, by its first bytes; where that is one format, Pillow need not load the others."""
-    with path.open("rb") as stream:
+    with open(path, "rb") as stream:
         start = stream.read(8)
     return next(((name,) for name, first in _FIRST.items() if start.startswith(first)), _FORMATS)
 
@@ -310,6 +310,8 @@ def _grey16(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
+    from pathlib import Path
+
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
@@ -328,6 +330,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> list[Path]:
+    from pathlib import Path
+
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
     for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
