@@ -17,7 +17,8 @@ import numpy as np
 from smidgen.methods import Quantize
 from smidgen.plan import Plan
 from smidgen.read import read_model
-from smidgen.run import evaluate, find_pictures
+from smidgen.run.evaluate import evaluate
+from smidgen.run.pictures import find_pictures
 from smidgen.transform import transform
 
 PICTURES = 128

@@ -205,7 +205,7 @@ int smidgen_needs(const uint8_t *data, size_t size, void *memory, size_t memory_
 /* What is known about a network. */
 void smidgen_about(const smidgen_network *network, smidgen_facts *facts);
 
-/* Threads that help to run networks; they wait where `memory` of the caller lies. */
+/* Threads that help to load and run networks; they wait where `memory` of the caller lies. */
 typedef struct smidgen_team smidgen_team;
 
 /* Bytes that a team of so many threads, the caller among them, takes; at most 64 threads. */
@@ -214,6 +214,11 @@ size_t smidgen_team_size(uint32_t threads);
 /* Starts all but one of the threads. Returns NULL if the platform has none to give. `memory` is aligned to 64 bytes. */
 smidgen_team *smidgen_team_start(void *memory, uint32_t threads);
 void smidgen_team_stop(smidgen_team *team);
+
+/* As smidgen_load, with a team: as many of its threads decode at once as `work` has room for, of which each needs what
+ * smidgen_open says, made a multiple of 64. The network and the memory that it takes are the same. */
+int smidgen_load_with(const uint8_t *data, size_t size, int way, smidgen_team *team, void *memory, size_t memory_size,
+                      void *work, size_t work_size, smidgen_network **network);
 
 /* The network's answer for one input: floats of channels x height x width in, `outputs` floats out. Without a team
  * (NULL) the caller's thread computes alone. */

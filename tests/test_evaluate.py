@@ -11,8 +11,9 @@ from PIL import Image
 
 from smidgen.archive import Preprocessing
 from smidgen.errors import InputError, ModelError
-from smidgen.run import Runner, evaluate, latency, prepare
-from smidgen.run.runner import Graph
+from smidgen.run.evaluate import evaluate, latency
+from smidgen.run.pictures import prepare
+from smidgen.run.runner import Graph, Runner
 
 CLASSES = 7
 

@@ -25,7 +25,7 @@ from smidgen.examples import batches
 from smidgen.lower import lower, structure
 from smidgen.onnx_file import archive_of
 from smidgen.read import from_module, read_model
-from smidgen.run import prepare
+from smidgen.run.pictures import prepare
 from smidgen.run.program import Convolution, Program
 from tests.reference import program as reference
 

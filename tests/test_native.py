@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from smidgen._core import ffi, lib
 
 from smidgen.archive import Archive
 from smidgen.code import Affine, Code, Table, Trellis
 from smidgen.errors import InputError, ModelError
 from smidgen.file import write
-from smidgen.run.native import Native, ways
+from smidgen.run.native import WAYS, Native, ways
 from smidgen.run.program import (
     NO_RECORD,
     Average,
@@ -329,3 +332,40 @@ def test_what_cannot_be_run() -> None:
         Native(data, 1)(np.zeros((1, 5, 6, 6), np.float32))
     with pytest.raises(ModelError, match="no program"):
         Native(b"no file", 1)
+
+
+def test_threads_that_load_together_make_the_same_network(program_file: Path) -> None:
+    data = program_file.read_bytes()
+    file, facts = ffi.new("smidgen_file *"), ffi.new("smidgen_facts *")
+    assert lib.smidgen_open(data, len(data), file) == 0
+    batch = np.random.default_rng(5).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    expected = Native(data, threads=1)(batch)
+    part = -(-file.work // 64) * 64
+    for way in ways():
+        for threads, parts in ((1, 1), (2, 1), (2, 2), (5, 3), (9, 9)):
+            space, beside, network = aligned(file.memory), aligned(parts * part), ffi.new("smidgen_network **")
+            room = aligned(lib.smidgen_team_size(threads))
+            team = lib.smidgen_team_start(ffi.from_buffer(room), threads)
+            status = lib.smidgen_load_with(data, len(data), WAYS[way], team, *buffer(space), *buffer(beside), network)
+            assert status == 0
+            lib.smidgen_about(network[0], facts)
+            assert facts.memory <= file.memory
+            assert facts.work <= file.work
+            found = np.empty((2, facts.outputs), np.float32)
+            for one, out in zip(batch, found, strict=True):
+                lib.smidgen_run(network[0], team, ffi.from_buffer("float[]", one), ffi.from_buffer("float[]", out))
+            np.testing.assert_array_equal(found, expected)
+            short = lib.smidgen_load_with(
+                data, len(data), WAYS[way], team, *buffer(space[: file.memory // 2]), *buffer(beside), network
+            )
+            assert short == lib.SMIDGEN_SPACE
+            lib.smidgen_team_stop(team)
+
+
+def aligned(size: int) -> NDArray[np.uint8]:
+    memory = np.zeros(size + 64, np.uint8)
+    return memory[-memory.ctypes.data % 64 :][:size]
+
+
+def buffer(memory: NDArray[np.uint8]) -> tuple[object, int]:
+    return ffi.from_buffer(memory), memory.size

@@ -13,8 +13,7 @@ from PIL import Image
 
 from smidgen.archive import Label, Preprocessing
 from smidgen.errors import InputError
-from smidgen.run import find_labelled, find_pictures, open_picture, prepare
-from smidgen.run.pictures import PIXEL_LIMIT, picture_size
+from smidgen.run.pictures import PIXEL_LIMIT, find_labelled, find_pictures, open_picture, picture_size, prepare
 
 LABELS = (
     Label("n01440764", "tench, Tinca tinca"),

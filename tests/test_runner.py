@@ -13,7 +13,7 @@ from PIL import Image
 from smidgen.archive import Label
 from smidgen.code import Affine, Code
 from smidgen.errors import InputError, ModelError
-from smidgen.run import Answer
+from smidgen.run.answer import Answer
 
 
 def batch(count: int = 5) -> np.ndarray:

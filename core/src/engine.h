@@ -170,7 +170,16 @@ static inline smidgen_finish smidgen_finish_of(const smidgen_value *output, uint
 /* One part of `parts` of an operation's work. */
 void smidgen_run_operation(smidgen_network *network, const smidgen_operation *operation, uint32_t part, uint32_t parts);
 
-/* The same for the whole team, one operation after the other; smidgen_run calls it. */
+/* What each thread of a team does with what all are given; `number` is 0 in the caller's thread. */
+typedef void smidgen_task(smidgen_team *team, void *given, uint32_t number);
+
+/* Has a team do a task, and returns when all its threads have; without a team (NULL) the caller's thread does it alone,
+ * and locks nothing. */
+void smidgen_team_do(smidgen_team *team, smidgen_task *task, void *given);
+void smidgen_team_lock(smidgen_team *team);
+void smidgen_team_unlock(smidgen_team *team);
+
+/* The whole team runs a network, one operation after the other; smidgen_run calls it. */
 void smidgen_team_run(smidgen_team *team, smidgen_network *network);
 
 #endif

@@ -13,7 +13,8 @@ typedef struct {
     smidgen_network *network;
     smidgen_tensor *records;
     uint32_t record_count;
-    smidgen_space memory, work;
+    smidgen_team *team; /* whose threads load; its lock guards the memory, which they take from together */
+    smidgen_space *memory, work;
 } loader;
 
 /* A convolution's weights while they are packed: `row` integers for each output, in the order inputs, kernel. */
@@ -338,13 +339,25 @@ static void pack(const kernel *k, const smidgen_operation *o, const smidgen_valu
     end_run(p);
 }
 
+/* Where a block's steps go, now that they have been counted. */
+static int place_block(loader *l, packing *p, uint32_t steps, uint32_t run_count) {
+    smidgen_team_lock(l->team);
+    p->weights = smidgen_take(l->memory, (uint64_t)steps * SMIDGEN_BLOCK * SMIDGEN_STEP, 64);
+    p->offsets = smidgen_take(l->memory, steps * sizeof(uint32_t), 4);
+    p->runs = smidgen_take(l->memory, run_count * sizeof(uint16_t), 2);
+    smidgen_team_unlock(l->team);
+    return p->weights && p->offsets && p->runs ? 0 : SMIDGEN_SPACE;
+}
+
 static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
     const smidgen_value *in = &l->network->values[o->input], *out = &l->network->values[o->output];
     const uint32_t group = out->channels / o->groups, each = (group + SMIDGEN_BLOCK - 1) / SMIDGEN_BLOCK;
     static const packing nothing;
     o->block_count = o->groups * each;
     o->units = o->block_count * out->height;
-    o->blocks = smidgen_take(&l->memory, o->block_count * sizeof(smidgen_block_of_outputs), 64);
+    smidgen_team_lock(l->team);
+    o->blocks = smidgen_take(l->memory, o->block_count * sizeof(smidgen_block_of_outputs), 64);
+    smidgen_team_unlock(l->team);
     if (!o->blocks)
         return SMIDGEN_SPACE;
     for (uint32_t b = 0; b < o->block_count; b++) {
@@ -357,10 +370,7 @@ static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
         block->steps = p.steps;
         block->run_count = p.run_count;
         p = nothing;
-        p.weights = smidgen_take(&l->memory, (uint64_t)block->steps * SMIDGEN_BLOCK * SMIDGEN_STEP, 64);
-        p.offsets = smidgen_take(&l->memory, block->steps * sizeof(uint32_t), 4);
-        p.runs = smidgen_take(&l->memory, block->run_count * sizeof(uint16_t), 2);
-        if (l->memory.failed)
+        if (place_block(l, &p, block->steps, block->run_count))
             return SMIDGEN_SPACE;
         pack(k, o, in, &l->network->kernels, block->first, block->outputs, channel, &p);
         block->weights = p.weights;
@@ -378,11 +388,17 @@ static int pack_depthwise(loader *l, smidgen_operation *o, const kernel *k) {
     const smidgen_value *in = &l->network->values[o->input];
     const uint32_t channels = in->channels, padded = (channels + SMIDGEN_BLOCK - 1) / SMIDGEN_BLOCK * SMIDGEN_BLOCK;
     const uint32_t places = k->height * k->width;
-    int16_t *weights = smidgen_take(&l->memory, (uint64_t)places * padded * sizeof(int16_t), 64);
-    uint32_t *offsets = smidgen_take(&l->memory, places * sizeof(uint32_t), 4);
-    int32_t *bias = smidgen_take(&l->memory, padded * sizeof(int32_t), 64);
-    float *factor = smidgen_take(&l->memory, padded * sizeof(float), 64);
-    if (l->memory.failed)
+    int16_t *weights;
+    uint32_t *offsets;
+    int32_t *bias;
+    float *factor;
+    smidgen_team_lock(l->team);
+    weights = smidgen_take(l->memory, (uint64_t)places * padded * sizeof(int16_t), 64);
+    offsets = smidgen_take(l->memory, places * sizeof(uint32_t), 4);
+    bias = smidgen_take(l->memory, padded * sizeof(int32_t), 64);
+    factor = smidgen_take(l->memory, padded * sizeof(float), 64);
+    smidgen_team_unlock(l->team);
+    if (!weights || !offsets || !bias || !factor)
         return SMIDGEN_SPACE;
     for (uint32_t c = 0; c < padded; c++) {
         for (uint32_t i = 0; i < places; i++)
@@ -403,19 +419,21 @@ static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
     enum { BLOCK = SMIDGEN_SIGNS_BLOCK };
     const smidgen_value *out = &l->network->values[o->output];
     const uint32_t fours = (k->inputs + 3) / 4, places = k->height * k->width;
+    uint8_t *all;
     for (size_t i = 0; i < (size_t)k->row * out->channels; i++)
         if (k->integers[i] != 1 && k->integers[i] != -1)
             return SMIDGEN_BAD_PROGRAM;
     o->block_count = (out->channels + BLOCK - 1) / BLOCK;
     o->units = o->block_count * out->height;
-    o->sign_blocks = smidgen_take(&l->memory, o->block_count * sizeof(smidgen_block_of_signs), 64);
-    if (!o->sign_blocks)
+    smidgen_team_lock(l->team);
+    o->sign_blocks = smidgen_take(l->memory, o->block_count * sizeof(smidgen_block_of_signs), 64);
+    all = smidgen_take(l->memory, (uint64_t)o->block_count * places * fours * BLOCK, 64);
+    smidgen_team_unlock(l->team);
+    if (!o->sign_blocks || !all)
         return SMIDGEN_SPACE;
     for (uint32_t b = 0; b < o->block_count; b++) {
         smidgen_block_of_signs *block = &o->sign_blocks[b];
-        uint8_t *weights = smidgen_take(&l->memory, (size_t)places * fours * BLOCK, 64);
-        if (!weights)
-            return SMIDGEN_SPACE;
+        uint8_t *weights = all + (size_t)b * places * fours * BLOCK;
         block->weights = weights;
         block->first = b * BLOCK;
         block->outputs = out->channels - block->first < BLOCK ? out->channels - block->first : BLOCK;
@@ -540,11 +558,11 @@ static void prepare_pixels(smidgen_network *n) {
 static int load_sections(loader *l, const uint8_t *data, size_t size, const smidgen_file *file) {
     const smidgen_section *index = &file->sections[SMIDGEN_INDEX], *program = &file->sections[SMIDGEN_PROGRAM];
     uint8_t *index_bytes = smidgen_take(&l->work, (size_t)index->size, 1);
-    uint8_t *program_bytes = smidgen_take(&l->memory, (size_t)program->size, 1);
+    uint8_t *program_bytes = smidgen_take(l->memory, (size_t)program->size, 1);
     const size_t before = l->work.used;
     void *scratch = smidgen_take(&l->work, TEXT_SCRATCH, 64);
     int status;
-    if (l->work.failed || l->memory.failed)
+    if (l->work.failed || l->memory->failed)
         return SMIDGEN_SPACE;
     status = smidgen_read_section(data, file, SMIDGEN_INDEX, index_bytes, scratch);
     if (!status)
@@ -553,14 +571,52 @@ static int load_sections(loader *l, const uint8_t *data, size_t size, const smid
     if (!status)
         status = read_records(l, index_bytes, (size_t)index->size, file->sections[SMIDGEN_PAYLOAD].stored, size);
     if (!status)
-        status = smidgen_read_program(program_bytes, (size_t)program->size, l->network, &l->memory);
+        status = smidgen_read_program(program_bytes, (size_t)program->size, l->network, l->memory);
     return status;
 }
 
-static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels, void *memory, size_t memory_size,
-                void *work, size_t work_size, smidgen_network **network) {
+/* What the threads of a team share while they make operations ready, from the last one on: the weights of the last ones
+ * are most as a rule, and who takes them should not begin when all others are done. */
+typedef struct {
+    const loader *first; /* whose work so far every thread finds in its own part */
+    uint32_t parts, left;
+    size_t part, most; /* bytes of each part, and those that were taken */
+    int status;
+} assignment;
+
+/* The next operation, or 0 when there are no more; `status` is that of the one before. */
+static smidgen_operation *next_operation(assignment *a, int status) {
+    smidgen_operation *next;
+    smidgen_team_lock(a->first->team);
+    if (status)
+        a->status = status;
+    next = a->status || !a->left ? 0 : &a->first->network->operations[--a->left];
+    smidgen_team_unlock(a->first->team);
+    return next;
+}
+
+static void load_operations(smidgen_team *team, void *given, uint32_t number) {
+    assignment *a = given;
+    loader l = *a->first;
+    smidgen_operation *o;
+    int status = 0;
+    if (number >= a->parts)
+        return;
+    l.work.start += number * a->part;
+    while ((o = next_operation(a, status)))
+        status = o->kind == SMIDGEN_CONVOLUTION || o->kind == SMIDGEN_SIGNS_CONVOLUTION ? load_convolution(&l, o)
+                                                                                         : settle(l.network, o);
+    smidgen_team_lock(team);
+    a->most = l.work.most > a->most ? l.work.most : a->most;
+    smidgen_team_unlock(team);
+}
+
+static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels, smidgen_team *team, void *memory,
+                size_t memory_size, void *work, size_t work_size, smidgen_network **network) {
     static const smidgen_network empty;
-    loader l = {0, 0, 0, 0, {memory, 0, memory_size, 0, 0}, {work, 0, work_size, 0, 0}};
+    smidgen_space space = {memory, 0, memory_size, 0, 0};
+    loader l = {0, 0, 0, 0, team, &space, {work, 0, work_size, 0, 0}};
+    assignment a = {&l, 1, 0, 0, 0, 0};
     smidgen_network *n;
     smidgen_file file;
     int status = smidgen_open(data, size, &file);
@@ -568,38 +624,43 @@ static int load(const uint8_t *data, size_t size, const smidgen_kernels *kernels
         return status;
     if (file.sections[SMIDGEN_PROGRAM].size == 0)
         return SMIDGEN_USAGE;
-    l.network = n = smidgen_take(&l.memory, sizeof(smidgen_network), 64);
+    if (team) {
+        a.part = ((size_t)file.work + 63) / 64 * 64;
+        a.parts = a.part && work_size > a.part ? (uint32_t)(work_size / a.part) : 1;
+        l.work.size = a.parts > 1 ? a.part : work_size;
+    }
+    l.network = n = smidgen_take(&space, sizeof(smidgen_network), 64);
     if (!n)
         return SMIDGEN_SPACE;
     *n = empty;
     n->kernels = *kernels;
     l.payload = data + file.sections[SMIDGEN_PAYLOAD].offset;
     status = load_sections(&l, data, size, &file);
-    for (uint32_t i = 0; i < n->operation_count && !status; i++)
-        status = n->operations[i].kind == SMIDGEN_CONVOLUTION || n->operations[i].kind == SMIDGEN_SIGNS_CONVOLUTION
-                     ? load_convolution(&l, &n->operations[i])
-                     : settle(n, &n->operations[i]);
     if (status)
         return status;
+    a.left = n->operation_count;
+    smidgen_team_do(team, load_operations, &a);
+    if (a.status)
+        return a.status;
     n->input_factor = (float)(1.0 / n->values[0].scale);
     if (!is_finite(n->input_factor))
         return SMIDGEN_BAD_PROGRAM;
-    n->arena = smidgen_take(&l.memory, (size_t)n->arena_size + 64, 64); /* kernels read a little past a tensor's end */
+    n->arena = smidgen_take(&space, (size_t)n->arena_size + 64, 64); /* kernels read a little past a tensor's end */
     if (!n->arena)
         return SMIDGEN_SPACE;
-    n->memory = l.memory.most;
-    n->work = l.work.most;
+    n->memory = space.most;
+    n->work = a.most;
     *network = n;
     return 0;
 }
 
-int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
-                 size_t work_size, smidgen_network **network) {
+int smidgen_load_with(const uint8_t *data, size_t size, int way, smidgen_team *team, void *memory, size_t memory_size,
+                      void *work, size_t work_size, smidgen_network **network) {
     smidgen_kernels kernels;
     int status;
     if (!smidgen_can(way) || !smidgen_kernels_of(way, &kernels))
         return SMIDGEN_USAGE;
-    status = load(data, size, &kernels, memory, memory_size, work, work_size, network);
+    status = load(data, size, &kernels, team, memory, memory_size, work, work_size, network);
     if (status)
         return status;
     (*network)->way = (uint32_t)way;
@@ -609,13 +670,18 @@ int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t
     return 0;
 }
 
+int smidgen_load(const uint8_t *data, size_t size, int way, void *memory, size_t memory_size, void *work,
+                 size_t work_size, smidgen_network **network) {
+    return smidgen_load_with(data, size, way, 0, memory, memory_size, work, work_size, network);
+}
+
 int smidgen_needs(const uint8_t *data, size_t size, void *memory, size_t memory_size, void *work, size_t work_size,
                   uint64_t needs[2]) {
     needs[0] = needs[1] = 0;
     for (uint32_t lanes = 0; lanes <= 2; lanes++) {
         const smidgen_kernels kernels = {.lanes = lanes};
         smidgen_network *n;
-        const int status = load(data, size, &kernels, memory, memory_size, work, work_size, &n);
+        const int status = load(data, size, &kernels, 0, memory, memory_size, work, work_size, &n);
         if (status)
             return status;
         needs[0] = n->memory > needs[0] ? n->memory : needs[0];

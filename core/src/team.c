@@ -1,5 +1,5 @@
-/* team: threads that run a network together. They are started once, wait for work between runs, and meet after each
- * operation; the caller's thread is one of them. The only part of the core that needs an operating system. */
+/* team: threads that load and run a network together. They are started once, wait for work, and meet after each
+ * operation of a run; the caller's thread is one of them. The only part of the core that needs an operating system. */
 #if defined(__unix__) || defined(__APPLE__)
 #define _POSIX_C_SOURCE 200809L
 #endif
@@ -20,8 +20,9 @@ typedef struct {
 struct smidgen_team {
     pthread_mutex_t lock;
     pthread_cond_t call;
-    smidgen_network *network; /* that is run; 0 tells the threads to end */
-    uint32_t round;           /* rises with each run */
+    smidgen_task *task; /* that is done; 0 tells the threads to end */
+    void *given;
+    uint32_t round; /* rises with each task */
     uint32_t threads;
     uint8_t gap[64]; /* what follows is written by all */
     uint32_t arrived, meeting;
@@ -49,11 +50,12 @@ static void meet(smidgen_team *team) {
         pause(&turns);
 }
 
-static void work(smidgen_team *team, smidgen_network *network, uint32_t number) {
-    const uint32_t count = network->operation_count; /* after the last meeting the network may be gone */
-    for (uint32_t i = 0; i < count; i++) {
+static void run(smidgen_team *team, void *given, uint32_t number) {
+    smidgen_network *network = given;
+    for (uint32_t i = 0; i < network->operation_count; i++) {
+        if (i)
+            meet(team);
         smidgen_run_operation(network, &network->operations[i], number, team->threads);
-        meet(team);
     }
 }
 
@@ -62,7 +64,8 @@ static void *wait_for_work(void *given) {
     smidgen_team *team = m->team;
     uint32_t round = 0;
     for (;;) {
-        smidgen_network *network;
+        smidgen_task *task;
+        void *given_task;
         uint32_t turns = 0;
         while (__atomic_load_n(&team->round, __ATOMIC_ACQUIRE) == round && turns < SPINS)
             pause(&turns);
@@ -70,25 +73,45 @@ static void *wait_for_work(void *given) {
         while (team->round == round)
             pthread_cond_wait(&team->call, &team->lock);
         round = team->round;
-        network = team->network;
+        task = team->task;
+        given_task = team->given;
         pthread_mutex_unlock(&team->lock);
-        if (!network)
+        if (!task)
             return 0;
-        work(team, network, m->number);
+        task(team, given_task, m->number);
+        meet(team);
     }
 }
 
-static void call(smidgen_team *team, smidgen_network *network) {
+static void call(smidgen_team *team, smidgen_task *task, void *given) {
     pthread_mutex_lock(&team->lock);
-    team->network = network;
+    team->task = task;
+    team->given = given;
     __atomic_store_n(&team->round, team->round + 1, __ATOMIC_RELEASE);
     pthread_cond_broadcast(&team->call);
     pthread_mutex_unlock(&team->lock);
 }
 
+void smidgen_team_do(smidgen_team *team, smidgen_task *task, void *given) {
+    if (team)
+        call(team, task, given);
+    task(team, given, 0);
+    if (team)
+        meet(team);
+}
+
 void smidgen_team_run(smidgen_team *team, smidgen_network *network) {
-    call(team, network);
-    work(team, network, 0);
+    smidgen_team_do(team, run, network);
+}
+
+void smidgen_team_lock(smidgen_team *team) {
+    if (team)
+        pthread_mutex_lock(&team->lock);
+}
+
+void smidgen_team_unlock(smidgen_team *team) {
+    if (team)
+        pthread_mutex_unlock(&team->lock);
 }
 
 size_t smidgen_team_size(uint32_t threads) {
@@ -120,13 +143,25 @@ smidgen_team *smidgen_team_start(void *memory, uint32_t threads) {
 }
 
 void smidgen_team_stop(smidgen_team *team) {
-    call(team, 0);
+    call(team, 0, 0);
     for (uint32_t i = 1; i < team->threads; i++)
         pthread_join(team->members[i].thread, 0);
     pthread_cond_destroy(&team->call);
     pthread_mutex_destroy(&team->lock);
 }
 #else
+void smidgen_team_do(smidgen_team *team, smidgen_task *task, void *given) {
+    task(team, given, 0);
+}
+
+void smidgen_team_lock(smidgen_team *team) {
+    (void)team;
+}
+
+void smidgen_team_unlock(smidgen_team *team) {
+    (void)team;
+}
+
 void smidgen_team_run(smidgen_team *team, smidgen_network *network) {
     (void)team;
     for (uint32_t i = 0; i < network->operation_count; i++)

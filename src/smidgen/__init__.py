@@ -11,7 +11,6 @@ Names are loaded when first used: opening and running a file never imports PyTor
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from smidgen.plan import Plan
     from smidgen.tradeoff import sweep
 
-__version__ = version("smidgen")
+    __version__: str
 
 __all__ = [
     "Affine",
@@ -64,6 +63,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("smidgen")
     if name == "open":
         return import_module("smidgen.archive").open_archive
     for room, names in _ROOMS.items():

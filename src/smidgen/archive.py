@@ -6,18 +6,15 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from smidgen.code import Code
 from smidgen.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch.nn import Module
 
+    from smidgen.code import Code
     from smidgen.run.runner import Runner
 
 __all__ = ["Archive", "Label", "Preprocessing", "open_archive", "read_bytes"]
@@ -95,6 +92,10 @@ class Archive:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Every weight as a plain array, decoded from its code; float32 where it was a code."""
+        import numpy as np
+
+        from smidgen.code import Code
+
         return {name: t.values() if isinstance(t, Code) else np.asarray(t) for name, t in self.tensors.items()}
 
     def save(self, path: str | os.PathLike[str], codecs: tuple[str, ...] | None = None) -> int:
@@ -127,6 +128,7 @@ class Archive:
 
     def safetensors(self) -> bytes:
         """The weights, decoded, as the bytes of a safetensors file."""
+        import numpy as np
         from safetensors.numpy import save
 
         return bytes(save({name: np.ascontiguousarray(weight) for name, weight in self.weights().items()}))
@@ -178,6 +180,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         InputError: it cannot be read, and why.
     """
     try:
-        return Path(path).read_bytes()
+        with open(path, "rb") as stream:
+            return stream.read()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None

@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen._core import ffi, lib
-from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.archive import Archive, Preprocessing
 from smidgen.code import Affine, Code, Rule, Table, Trellis
 from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
+from smidgen.container import REASONS, open_header, parse_labels, text_of
 from smidgen.errors import FormatError, InputError, WeightError
 
 __all__ = [
@@ -53,17 +54,6 @@ TYPES = ("", "<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4
 NO_AXIS = 255
 TRELLISES = {lib.SMIDGEN_TRELLIS: 8, lib.SMIDGEN_TRELLIS64: 64}
 """Their states, by the number of the rule."""
-
-REASONS = {
-    lib.SMIDGEN_BAD_MAGIC: "not a smidgen file: it does not begin as one",
-    lib.SMIDGEN_BAD_VERSION: "its version is not 1 or 2, those that this smidgen reads",
-    lib.SMIDGEN_BAD_LENGTH: "truncated or extended: its length is not what its header says",
-    lib.SMIDGEN_BAD_CHECKSUM: "damaged: the checksum does not match",
-    lib.SMIDGEN_BAD_SECTION: "invalid: a section has an unknown codec or contradicts itself",
-    lib.SMIDGEN_BAD_TENSOR: "invalid: a tensor's record contradicts itself",
-    lib.SMIDGEN_BAD_LIMIT: "refused: it claims more data than a file of its size can hold",
-    lib.SMIDGEN_BAD_PROGRAM: "invalid: its program contradicts itself or its tensors",
-}
 
 
 def codecs_named(choice: str) -> tuple[str, ...]:
@@ -164,7 +154,7 @@ def _written(archive: Archive, codecs: tuple[str, ...]) -> bytes:
         raise InputError(f"metadata and labels must be plain JSON values and whole characters: {error}") from None
     data = _assemble(texts, b"".join(payload), archive.program)
     try:
-        _open_header(data)
+        open_header(data)
         _parse_index(texts[3], sum(map(len, payload)), len(data))
     except FormatError:
         raise WeightError(
@@ -290,7 +280,7 @@ def read(data: bytes, origin: str = "the data") -> Archive:
             decoded = pool.map(lambda pair: _decode_tensor(pair[1], payload), records)
             tensors = dict(zip((name for name, _ in records), decoded, strict=True))
         preprocessing, metadata = _parse_metadata(texts["metadata"])
-        labels = _parse_labels(texts["labels"])
+        labels = parse_labels(texts["labels"])
         return Archive(texts["graph"], tensors, preprocessing, labels, metadata, texts["program"])
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
@@ -305,7 +295,7 @@ def outline(data: bytes, origin: str = "the data") -> Archive:
     try:
         _, texts, _, _ = _open(data)
         preprocessing, metadata = _parse_metadata(texts["metadata"])
-        return Archive(texts["graph"], {}, preprocessing, _parse_labels(texts["labels"]), metadata, texts["program"])
+        return Archive(texts["graph"], {}, preprocessing, parse_labels(texts["labels"]), metadata, texts["program"])
     except FormatError as error:
         raise FormatError(f"{origin}: {error}") from None
 
@@ -355,22 +345,14 @@ def section_sizes(data: bytes) -> dict[str, int]:
     Raises:
         FormatError: the bytes are not a valid file of this version.
     """
-    header = _open_header(data)
+    header = open_header(data)
     sizes = {name: int(header.sections[i].stored) for i, name in enumerate(SECTIONS[: 4 + header.version])}
     return {"header": len(data) - sum(sizes.values()), **sizes}
 
 
-def _open_header(data: bytes) -> Any:
-    header = ffi.new("smidgen_file *")
-    status = lib.smidgen_open(ffi.from_buffer("uint8_t[]", data), len(data), header)
-    if status:
-        raise FormatError(REASONS[status])
-    return header
-
-
 def _open(data: bytes) -> tuple[Any, dict[str, bytes], memoryview, list[tuple[str, Any]]]:
     """Header, decoded texts, payload, and the records of the index, all of them checked."""
-    header = _open_header(data)
+    header = open_header(data)
     view, texts = memoryview(data), {}
     for i, section in enumerate(SECTIONS):
         s = header.sections[i]
@@ -393,7 +375,7 @@ def _parse_index(index: bytes, payload_size: int, file_size: int) -> list[tuple[
             raise FormatError(REASONS[status])
         if status == 0:
             break
-        name = _text(index[tensor.name : tensor.name + tensor.name_size], "a tensor's name")
+        name = text_of(index[tensor.name : tensor.name + tensor.name_size], "a tensor's name")
         if name in seen:
             raise FormatError(f"invalid: tensor {name!r} is there twice")
         seen.add(name)
@@ -438,23 +420,9 @@ def _join(planes: list[NDArray[np.uint8]], dtype: str) -> NDArray[Any]:
     return np.ascontiguousarray(joined).view(dtype).reshape(planes[0].shape).astype(np.dtype(dtype).newbyteorder("="))
 
 
-def _text(data: bytes, what: str) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise FormatError(f"invalid: {what} is not UTF-8") from None
-
-
-def _parse_labels(data: bytes) -> tuple[Label, ...]:
-    lines = _text(data, "the list of labels").split("\n")
-    if lines.pop() or any(line.count("\t") != 1 for line in lines):
-        raise FormatError("invalid: a label is not an id, a tab and a name")
-    return tuple(Label(*line.split("\t")) for line in lines)
-
-
 def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any]]:
     try:
-        settings = json.loads(_text(data, "the metadata"), parse_constant=_refuse_constant)
+        settings = json.loads(text_of(data, "the metadata"), parse_constant=_refuse_constant)
         known, metadata = settings["preprocessing"], settings["metadata"]
         if not isinstance(metadata, dict) or len(settings) != 2:
             raise ValueError

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from smidgen import distributed
-from smidgen.cli.bench import bench
-from smidgen.cli.compress import compress
-from smidgen.cli.demo import demo
-from smidgen.cli.evaluate import evaluate
-from smidgen.cli.export import export
-from smidgen.cli.inspect import inspect
-from smidgen.cli.recognize import recognize
-from smidgen.cli.sweep import sweep
 from smidgen.errors import SmidgenError
 
 __all__ = ["cli", "main"]
@@ -34,14 +27,25 @@ EXTRAS = {
 """Packages that are not in the base install, and the extra that brings them."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Rooms(click.Group):
+    """Loads a command only when it is asked for, from the module that has its name."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None if there is none of this name."""
+        if cmd_name not in self.commands:
+            return None
+        command: click.Command = getattr(import_module(f"smidgen.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(cls=Rooms, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="smidgen")
 def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for command in (demo, compress, inspect, evaluate, recognize, export, bench, sweep):
-    cli.add_command(command)
+for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "sweep"):
+    cli.add_command(click.Command(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

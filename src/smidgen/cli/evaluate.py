@@ -20,7 +20,7 @@ from smidgen.cli.output import (
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
-    from smidgen.run import Runner
+    from smidgen.run.runner import Runner
 
 __all__ = ["evaluate", "files_of"]
 

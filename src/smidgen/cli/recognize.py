@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from smidgen.cli.output import echo_json, engine_option, json_option
@@ -12,17 +10,17 @@ __all__ = ["recognize"]
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path())
+@click.argument("pictures", nargs=-1, required=True, type=click.Path())
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="How many answers to show.")
 @engine_option
 @json_option
-def recognize(file: Path, pictures: tuple[Path, ...], top: int, engine: str | None, as_json: bool) -> None:
+def recognize(file: str, pictures: tuple[str, ...], top: int, engine: str | None, as_json: bool) -> None:
     """Names what is in PICTURES, with the network in FILE."""
-    from smidgen.run.runner import open_runner
+    from smidgen.run.recognizer import open_recognizer
 
-    runner = open_runner(file, engine=engine)
-    answers = {str(picture): runner.recognize(picture, top) for picture in pictures}
+    recognizer = open_recognizer(file, engine)
+    answers = {picture: recognizer.recognize(picture, top) for picture in pictures}
     if as_json:
         echo_json(
             {

@@ -24,8 +24,9 @@ from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import read_model
 from smidgen.reporter import Reporter
-from smidgen.run import Answer, Runner
+from smidgen.run.answer import Answer
 from smidgen.run.evaluate import evaluate
+from smidgen.run.runner import Runner
 
 __all__ = ["run_demo"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.errors import InputError
-from smidgen.run import open_picture
+from smidgen.run.pictures import open_picture
 
 __all__ = ["crops", "photographs"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from smidgen.run import Answer
+from smidgen.run.answer import Answer
 
 __all__ = ["Row", "write_contact_sheet", "write_plot", "write_table"]
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from smidgen._core import ffi, lib
+from smidgen.container import unset
 from smidgen.errors import FormatError, InputError, ModelError
+from smidgen.run.answer import UNPREPARED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["WAYS", "Native", "claims", "ways"]
 
@@ -27,6 +30,9 @@ MOST_MEMORY = 2**32
 """Bytes that a file may ask for; what its header says is not believed beyond."""
 
 ALIGNMENT = 64
+
+MOST_LOADERS = 8
+"""Threads that decode weights, each of which takes as much memory beside the network as the file says."""
 
 CONTRADICTION = "invalid: its program contradicts itself or the weights"
 LESS_MEMORY = "invalid: it claims less memory than its network needs"
@@ -45,6 +51,8 @@ def ways() -> list[str]:
 class Native:
     """A file's network in the C core: ``native(batch)`` gives its scores, computed with integers of 8 bits.
 
+    Only that needs NumPy; what else there is does without.
+
     Args:
         data: all bytes of a ``.smidgen`` file that has a program.
         threads: how many compute; 0 for one on each core. With 1 none is started.
@@ -61,12 +69,15 @@ class Native:
             raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
         if way is not None and way not in ways():
             raise InputError(f"way {way!r}: this processor has {', '.join(ways())}")
-        self._network, self._memory, facts = _load(data, lib.smidgen_best_way() if way is None else WAYS[way])
+        threads = threads or len(os.sched_getaffinity(0))
+        self._team = self._start(threads)
+        best = lib.smidgen_best_way() if way is None else WAYS[way]
+        self._network, self._memory, facts = _load(data, best, self._team, min(threads, MOST_LOADERS))
         self.shape = (None, int(facts.channels), int(facts.height), int(facts.width))
         self.probabilities = bool(facts.probabilities)
+        self.resample = "bicubic" if facts.bicubic else "bilinear"
         self._outputs = int(facts.outputs)
         self._alone = threading.Lock()
-        self._team = self._start(threads or len(os.sched_getaffinity(0)))
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's numbers for each input, one after the other.
@@ -80,6 +91,8 @@ class Native:
         Raises:
             InputError: the batch has another shape.
         """
+        import numpy as np
+
         if batch.ndim != 4 or batch.shape[1:] != self.shape[1:]:
             raise InputError(f"input: the network takes (n, {', '.join(map(str, self.shape[1:]))}), not {batch.shape}")
         found = np.empty((len(batch), self._outputs), np.float32)
@@ -87,6 +100,21 @@ class Native:
             for given, out in zip(np.ascontiguousarray(batch, np.float32), found, strict=True):
                 lib.smidgen_run(self._network, self._team, _floats(given), _floats(out))
         return found
+
+    def picture(self, pixels: bytes) -> list[float]:
+        """The network's numbers for one picture.
+
+        Args:
+            pixels: height x width times 3 bytes in RGB; ``resample`` says how pictures get this size.
+
+        Raises:
+            ModelError: the file does not say how a picture becomes the input.
+        """
+        found = ffi.new("float[]", self._outputs)
+        with self._alone:
+            if lib.smidgen_run_picture(self._network, self._team, pixels, found):
+                raise ModelError(UNPREPARED)
+        return list(found)
 
     def _start(self, threads: int) -> Any:
         if threads == 1:
@@ -121,30 +149,32 @@ def claims(data: bytes) -> tuple[int, int]:
     return needs[0], needs[1]
 
 
-def _load(data: bytes, way: int) -> tuple[Any, Any, Any]:
-    """The network, the memory that it lies in, and the facts about it."""
+def _load(data: bytes, way: int, team: Any, loaders: int) -> tuple[Any, Any, Any]:
+    """The network, the memory that it lies in, and the facts about it; so many threads decode its weights."""
     buffer, file = ffi.from_buffer("uint8_t[]", data), ffi.new("smidgen_file *")
     if lib.smidgen_open(buffer, len(data), file) or not file.sections[lib.SMIDGEN_PROGRAM].size:
         raise ModelError("the file has no program, which running without ONNX Runtime needs")
     if file.memory + file.work > MOST_MEMORY:
         raise FormatError("refused: it claims more memory than smidgen gives to a network")
+    work = loaders * (file.work + ALIGNMENT)
     try:
-        (memory, where), (_work, beside) = _aligned(file.memory), _aligned(file.work)
+        (memory, where), (_work, beside) = _aligned(file.memory), _aligned(work)
     except MemoryError:
-        needed = (file.memory + file.work) / 1e9
-        raise ModelError(f"this machine has no {needed:.1f} GB of memory, which the network asks for") from None
+        raise ModelError(
+            f"this machine has no {(file.memory + work) / 1e9:.1f} GB of memory, which it asks for"
+        ) from None
     network, facts = ffi.new("smidgen_network **"), ffi.new("smidgen_facts *")
-    status = lib.smidgen_load(buffer, len(data), way, where, file.memory, beside, file.work, network)
+    status = lib.smidgen_load_with(buffer, len(data), way, team, where, file.memory, beside, work, network)
     if status:
         raise FormatError(LESS_MEMORY if status == lib.SMIDGEN_SPACE else CONTRADICTION)
     lib.smidgen_about(network[0], facts)
     return network[0], memory, facts
 
 
-def _aligned(size: int) -> tuple[NDArray[np.uint8], Any]:
-    """An array of at least so many bytes, and the first address in it that ``ALIGNMENT`` divides."""
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    return memory, ffi.cast("void *", memory.ctypes.data + -memory.ctypes.data % ALIGNMENT)
+def _aligned(size: int) -> tuple[Any, Any]:
+    """Memory of at least so many bytes, and the first address in it that ``ALIGNMENT`` divides."""
+    memory = unset("uint8_t[]", size + ALIGNMENT)
+    return memory, memory + -int(ffi.cast("uintptr_t", memory)) % ALIGNMENT
 
 
 def _floats(array: NDArray[np.float32]) -> Any:

@@ -6,19 +6,30 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from smidgen.archive import Label, Preprocessing
 from smidgen.errors import InputError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["PIXEL_LIMIT", "SUFFIXES", "find_labelled", "find_pictures", "open_picture", "picture_size", "prepare"]
+    from smidgen.archive import Label, Preprocessing
+
+__all__ = [
+    "PIXEL_LIMIT",
+    "SUFFIXES",
+    "find_labelled",
+    "find_pictures",
+    "open_image",
+    "open_picture",
+    "picture_size",
+    "prepare",
+    "resized",
+]
 
 PIXEL_LIMIT = 100_000_000
 """A picture with more pixels is refused before it is decoded: a few bytes can claim any size."""
@@ -28,6 +39,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Only the decoders that SUFFIXES need: Pillow has others that start foreign programs (EPS: Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+_FIRST = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 _EXIF_ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -35,14 +47,14 @@ _SIDEWAYS = (5, 6, 7, 8)
 Taken = TypeVar("Taken")
 
 
-def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read a picture as people see it: upright, in RGB, the first frame, what is transparent on white.
 
     Args:
         path: a JPEG, PNG, BMP, GIF, TIFF or WebP file; the content decides, not the ending.
 
     Returns:
-        uint8 of shape (height, width, 3), 0..255; 16-bit grey is scaled, not cut.
+        A Pillow image of mode RGB; 16-bit grey is scaled, not cut.
 
     Raises:
         InputError: missing, not a picture, truncated, damaged, more than ``PIXEL_LIMIT`` pixels, or in a form
@@ -52,16 +64,23 @@ def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         Orientation: EXIF 2.32 (CIPA DC-008), tag 0x0112.
 
     Example:
-        >>> open_picture("nowhere.jpg")
+        >>> open_image("nowhere.jpg")
         Traceback (most recent call last):
         smidgen.errors.InputError: nowhere.jpg: no such file
     """
 
-    def pixels(image: Image.Image) -> NDArray[np.uint8]:
+    def pixels(image: Image.Image) -> Image.Image:
         image.load()
-        return np.array(_rgb(image))
+        return _rgb(image)
 
     return _from_file(path, pixels)
+
+
+def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """What ``open_image`` gives, which also says what is raised, as uint8 of shape (height, width, 3), 0..255."""
+    import numpy as np
+
+    return np.array(open_image(path))
 
 
 def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -87,18 +106,17 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken]) -> Taken:
     from PIL import Image, UnidentifiedImageError
 
-    path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path}: is a folder, not a picture")
     try:
         # Pillow warns of large pictures (the limit here is checked below) and of oddities that do no harm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                _check_size(*image.size, str(path))
+            with Image.open(path, formats=_formats(path)) as image:
+                _check_size(*image.size, os.fspath(path))
                 return take(image)
     except InputError as error:
-        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(os.fspath(path)) else f"{path}: {error}") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except PermissionError:
@@ -109,6 +127,13 @@ def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken
         raise InputError(f"{path}: more than {PIXEL_LIMIT:,} pixels; make it smaller first") from None
     except Exception as error:  # on hostile bytes the decoders raise nearly anything
         raise InputError(f"{path}: truncated or damaged picture ({_one_line(error)})") from None
+
+
+def _formats(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """What a file may be, by its first bytes; where that is one format, Pillow need not load the others."""
+    with open(path, "rb") as stream:
+        start = stream.read(8)
+    return next(((name,) for name, first in _FIRST.items() if start.startswith(first)), _FORMATS)
 
 
 def prepare(picture: NDArray[np.uint8] | Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -125,10 +150,13 @@ def prepare(picture: NDArray[np.uint8] | Image.Image, preprocessing: Preprocessi
         InputError: another shape or type of array, or a preprocessing that makes no sense.
 
     Example:
+        >>> import numpy as np
+        >>> from smidgen.archive import Preprocessing
         >>> grey = np.full((4, 6, 3), 128, np.uint8)
         >>> prepare(grey, Preprocessing(2, 2, mean=(128, 0, 0), std=(1, 2, 4))).tolist()
         [[[0.0, 0.0], [0.0, 0.0]], [[64.0, 64.0], [64.0, 64.0]], [[32.0, 32.0], [32.0, 32.0]]]
     """
+    import numpy as np
     from PIL import Image
 
     _check_preprocessing(preprocessing)
@@ -138,15 +166,21 @@ def prepare(picture: NDArray[np.uint8] | Image.Image, preprocessing: Preprocessi
         image = Image.fromarray(picture)
     else:
         raise InputError(f"a picture is uint8 of shape (height, width, 3), not {picture.dtype} {picture.shape}")
-    resample = Image.Resampling[preprocessing.resample.upper()]
-    width, height = preprocessing.width, preprocessing.height
-    # columns first, then rows, as the core does; releases of Pillow differ in what they do first
-    resized = image.resize((width, image.height), resample).resize((width, height), resample)
-    pixels = np.asarray(resized, np.float32)
+    small = resized(image, preprocessing.height, preprocessing.width, preprocessing.resample)
+    pixels = np.asarray(small, np.float32)
     if preprocessing.channels == "BGR":
         pixels = pixels[:, :, ::-1]
     scaled = (pixels - np.array(preprocessing.mean, np.float32)) / np.array(preprocessing.std, np.float32)
     return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+
+def resized(image: Image.Image, height: int, width: int, resample: str) -> Image.Image:
+    """A Pillow image of another size, without keeping the aspect; "bilinear" or "bicubic"."""
+    from PIL import Image
+
+    how = Image.Resampling[resample.upper()]
+    # columns first, then rows, as the core does; releases of Pillow differ in what they do first
+    return image.resize((width, image.height), how).resize((width, height), how)
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
@@ -187,6 +221,7 @@ def find_labelled(folder: str | os.PathLike[str], labels: tuple[Label, ...]) -> 
             beside the sub-folders and so has no class.
 
     Example:
+        >>> from smidgen.archive import Label
         >>> find_labelled("nowhere", (Label("n01440764", "tench, Tinca tinca"),))
         Traceback (most recent call last):
         smidgen.errors.InputError: nowhere: no such folder
@@ -215,6 +250,8 @@ def _check_size(width: int, height: int, what: str) -> None:
 
 
 def _check_preprocessing(preprocessing: Preprocessing) -> None:
+    import numpy as np
+
     _check_size(preprocessing.width, preprocessing.height, "preprocessing")
     if preprocessing.channels not in ("RGB", "BGR"):
         raise InputError(f'preprocessing: channels are "RGB" or "BGR", not {preprocessing.channels!r}')
@@ -264,6 +301,8 @@ def _orientation(image: Image.Image) -> int | None:
 
 def _grey16(image: Image.Image) -> NDArray[np.uint8]:
     """16-bit grey as 8 bits. Older releases of Pillow open it as 32 bits, whose white would otherwise be unknown."""
+    import numpy as np
+
     grey = np.asarray(image)
     if grey.dtype.kind == "f" or int(grey.min()) < 0 or int(grey.max()) > 0xFFFF:
         raise InputError("grey of 32 bits, whose white is unknown; save it with 8 or 16 bits")
@@ -271,6 +310,8 @@ def _grey16(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _folder(folder: str | os.PathLike[str]) -> Path:
+    from pathlib import Path
+
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
@@ -289,6 +330,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path) -> list[Path]:
+    from pathlib import Path
+
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
     for root, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):

@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive, Label, Preprocessing, read_bytes
 from smidgen.errors import FormatError, InputError, ModelError
+from smidgen.run.answer import NOT_FINITE, UNPREPARED, Answer, likeliest
 from smidgen.run.outputs import Output, last_operator, log_probabilities
 from smidgen.run.pictures import open_picture, prepare
 
 if TYPE_CHECKING:
     from smidgen.run.native import Native
 
-__all__ = ["ENGINES", "Answer", "Graph", "Runner", "open_runner", "runner_of"]
+__all__ = ["ENGINES", "Graph", "Runner", "open_runner", "runner_of"]
 
 ENGINES = ("native", "onnxruntime")
-
-
-class Answer(NamedTuple):
-    """One class that a picture may show, and its probability (0..1)."""
-
-    label: Label
-    score: float
 
 
 class Runner:
@@ -72,7 +65,7 @@ class Runner:
         if len(scores) != len(batch) or scores.ndim < 2 or scores.size != len(batch) * scores.shape[1]:
             raise ModelError(f"the network gives scores of shape {scores.shape} for {len(batch)} pictures")
         if not np.isfinite(scores).all():
-            raise ModelError("the network gives scores that are not finite; its weights are damaged or too coarse")
+            raise ModelError(NOT_FINITE)
         return scores.reshape(len(batch), -1)
 
     def log_probabilities(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -105,10 +98,7 @@ class Runner:
             ModelError: the archive does not say how pictures are prepared.
         """
         if self.preprocessing is None:
-            raise ModelError(
-                "the file does not say how pictures are prepared; give the module an attribute `preprocessing` and "
-                "compress it again"
-            )
+            raise ModelError(UNPREPARED)
         pixels = picture if isinstance(picture, np.ndarray) else open_picture(picture)
         return prepare(pixels, self.preprocessing)
 
@@ -127,15 +117,8 @@ class Runner:
             InputError: the picture cannot be used, or ``top`` is below 1.
             ModelError: no preprocessing, labels that do not fit the scores, or the runtime fails.
         """
-        if top < 1:
-            raise InputError(f"top: {top} is not a number of answers; give 1 or more")
-        # ranked by logarithms: beside a sure answer the probabilities of the others can all round to 0
-        scores = self.log_probabilities(self.prepare(picture)[None])[0]
-        labels = self.labels or tuple(Label(f"class {index}", f"class {index}") for index in range(len(scores)))
-        if len(labels) != len(scores):
-            raise ModelError(f"the file has {len(labels)} labels, but its network gives {len(scores)} scores")
-        best = np.argsort(-scores, kind="stable")[:top]
-        return [Answer(labels[index], math.exp(scores[index])) for index in best]
+        numbers = self(self.prepare(picture)[None])[0].tolist()
+        return likeliest(numbers, self._output.kind == "probabilities", self.labels, top)
 
     def _check(self, batch: NDArray[np.float32]) -> None:
         fixed, wanted = self._shape[0], self._shape[1:]

@@ -1,0 +1,84 @@
+"""The shortest way from a file with a program to the names of what is in pictures: by the core, without NumPy."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from smidgen._core import lib
+from smidgen.archive import Label, read_bytes
+from smidgen.container import open_header, parse_labels, read_section
+from smidgen.errors import FormatError, ModelError
+from smidgen.run.answer import NOT_FINITE, Answer, likeliest
+from smidgen.run.native import Native
+from smidgen.run.pictures import open_image, resized
+
+if TYPE_CHECKING:
+    from smidgen.run.runner import Runner
+
+__all__ = ["Recognizer", "open_recognizer"]
+
+
+def open_recognizer(path: str | os.PathLike[str], engine: str | None = None) -> Recognizer | Runner:
+    """What recognizes by a file: its program, or where it has none or another engine is asked for, a ``Runner``.
+
+    Raises:
+        FormatError: the file is not valid.
+        InputError: it cannot be read, or there is no such engine.
+        ModelError: as for ``smidgen.run.runner.open_runner``.
+    """
+    data = read_bytes(path)
+    try:
+        program = open_header(data).sections[lib.SMIDGEN_PROGRAM]
+    except FormatError as error:
+        raise FormatError(f"{path}: {error}") from None
+    if program.size and engine in (None, "native"):
+        return Recognizer(data, str(path))
+    from smidgen.run.runner import open_runner
+
+    return open_runner(path, engine=engine)
+
+
+class Recognizer:
+    """A file's network; what it recognizes is what ``Runner`` does.
+
+    To decode the weights takes longest, so a thread of its own begins with it at once; Pillow, the first picture and
+    the labels are read meanwhile.
+
+    Args:
+        data: all bytes of a file with a program.
+        origin: what to call it in an error.
+    """
+
+    def __init__(self, data: bytes, origin: str = "the data") -> None:
+        self._data, self._origin = data, origin
+        pool = ThreadPoolExecutor(1)
+        self._network = pool.submit(Native, data)
+        pool.shutdown(wait=False)
+
+    @cached_property
+    def _labels(self) -> tuple[Label, ...]:
+        return parse_labels(read_section(self._data, open_header(self._data), lib.SMIDGEN_LABELS))
+
+    def recognize(self, picture: str | os.PathLike[str], top: int = 5) -> list[Answer]:
+        """The likeliest classes with their probabilities, as ``Runner.recognize`` gives them for a file.
+
+        Raises:
+            FormatError: the weights, the labels or the program are not what an encoder wrote.
+            InputError: the picture cannot be used, or ``top`` is below 1.
+            ModelError: the file does not say how a picture becomes the input, or its labels do not fit.
+        """
+        image = open_image(picture)
+        try:
+            labels = self._labels
+            network = self._network.result()
+            small = resized(image, *network.shape[2:], network.resample)
+            numbers = network.picture(small.tobytes())
+            if not all(map(math.isfinite, numbers)):
+                raise ModelError(NOT_FINITE)
+            return likeliest(numbers, network.probabilities, labels, top)
+        except (FormatError, ModelError) as error:
+            raise type(error)(f"{self._origin}: {error}") from None

@@ -1,0 +1,96 @@
+"""The short way to an answer gives the answers of the long one, and loads next to nothing."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_network as tiny
+from native import program_archive
+from PIL import Image
+
+import smidgen
+from smidgen.errors import FormatError, InputError, ModelError
+from smidgen.run.recognizer import Recognizer, open_recognizer
+from smidgen.run.runner import Runner, open_runner
+
+SIDES = ((32, 32), (200, 31), (45, 333), (9, 7), (480, 640))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of several sizes, forms and modes; endings do not always tell the truth."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(3)
+    forms = (("JPEG", "jpg"), ("PNG", "png"), ("JPEG", "png"), ("GIF", "gif"), ("WEBP", "webp"))
+    paths = []
+    for (height, width), (form, ending) in zip(SIDES, forms, strict=True):
+        smooth = Image.fromarray(rng.integers(0, 256, (5, 6, 3), np.uint8)).resize((width, height))
+        paths.append(folder / f"{form}-{height}.{ending}")
+        smooth.save(paths[-1], form)
+    Image.fromarray(rng.integers(0, 256, (40, 50, 4), np.uint8)).save(folder / "clear.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    smooth.save(folder / "turned.jpg", exif=turned)
+    return [*paths, folder / "clear.png", folder / "turned.jpg"]
+
+
+def test_the_answers_are_those_of_a_runner(program_file: Path, photos: list[Path]) -> None:
+    short, runner = open_recognizer(program_file), open_runner(program_file)
+    assert isinstance(short, Recognizer)
+    for photo in photos:
+        assert short.recognize(photo, 10) == runner.recognize(photo, 10)
+    assert open_recognizer(program_file, "native").recognize(photo, 1) == runner.recognize(photo, 1)
+
+
+def test_other_files_and_engines_get_a_runner(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
+    tiny.archive().save(tmp_path / "tiny.smidgen")
+    assert isinstance(open_recognizer(tmp_path / "tiny.smidgen"), Runner)
+    other = open_recognizer(program_file, "onnxruntime")
+    assert other.recognize(photos[0]) == open_runner(program_file, engine="onnxruntime").recognize(photos[0])
+    with pytest.raises(ModelError, match="no program"):
+        open_recognizer(tmp_path / "tiny.smidgen", "native")
+
+
+def test_what_is_wrong_is_said(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "few.smidgen"
+    replace(program_archive(), labels=program_archive().labels[:3]).save(path)
+    with pytest.raises(ModelError, match=r"few\.smidgen: the file has 3 labels, but its network gives 10 scores"):
+        open_recognizer(path).recognize(photos[0])
+    data = program_file.read_bytes()
+    poor = data[:84] + bytes(8) + data[92:]  # it claims no memory
+    path.write_bytes(poor[:12] + struct.pack("<I", zlib.crc32(poor[16:], zlib.crc32(poor[:12]))) + poor[16:])
+    with pytest.raises(FormatError, match=r"few\.smidgen: invalid: it claims less memory than its network needs"):
+        open_recognizer(path).recognize(photos[0])
+    path.write_bytes(data[:-1])
+    with pytest.raises(FormatError, match=r"few\.smidgen: truncated"):
+        open_recognizer(path)
+    short = open_recognizer(program_file)
+    with pytest.raises(InputError, match="top: 0"):
+        short.recognize(photos[0], 0)
+    with pytest.raises(InputError, match=r"nowhere\.jpg: no such file"):
+        short.recognize("nowhere.jpg")
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_command_loads_next_to_nothing(number: int, program_file: Path, photos: list[Path]) -> None:
+    code = "import sys; from smidgen.cli import main; main(); print(*sys.modules)"
+    command = [sys.executable, "-c", code, "recognize", program_file, photos[number]]
+    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
+    assert "smidgen.run.recognizer" in loaded
+    assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "importlib.metadata", "pathlib", "smidgen.file"}
+    assert {room for room in loaded if room.startswith("smidgen.cli.")} == {
+        "smidgen.cli.output",
+        "smidgen.cli.recognize",
+    }
+
+
+def test_the_version() -> None:
+    command = [sys.executable, "-m", "smidgen", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(smidgen.__version__)
