@@ -23,6 +23,7 @@ from smidgen.demo.photos import photographs
 from smidgen.errors import FormatError, InputError, ModelError
 from smidgen.examples import batches
 from smidgen.lower import lower, structure
+from smidgen.methods import Binarize
 from smidgen.onnx_file import archive_of
 from smidgen.read import from_module, read_model
 from smidgen.run.pictures import prepare
@@ -540,3 +541,29 @@ def test_programs_that_cannot_be_parsed() -> None:
         damaged[rng.integers(len(data))] = rng.integers(256)
         with suppress(FormatError):
             Program.from_bytes(bytes(damaged))
+
+
+SIGNS = {
+    "signs": "g = GreaterOrEqual(x, o) a = Where(g, p, m) b = Conv<pads=[1,1,1,1]>(a, w) c = Relu(b) y = Conv(c, v)",
+    "signs of a comparison": """g = Less(x, o) n = Not(g) f = Cast<to=1>(n) d = Add(f, f) a = Add(d, m)
+    b = Conv<pads=[1,1,1,1]>(a, w) c = Relu(b) y = Conv(c, v)""",
+    "no signs": "a = Sign(x) b = Conv<pads=[1,1,1,1]>(a, w) c = Relu(b) y = Conv(c, v)",  # of zero it is zero
+}
+
+
+@pytest.mark.parametrize("name", SIGNS)
+def test_signs_of_activations_meet_signs_of_weights(name: str) -> None:
+    constants = {"o": np.float32(0), "p": np.float32(1), "m": np.float32(-1), "w": (20, 8, 3, 3), "v": (9, 20, 1, 1)}
+    archive = lowerable(SIGNS[name], {key: value for key, value in constants.items() if key in SIGNS[name]})
+    codes = {key: Binarize()(t) for key, t in archive.tensors.items() if t.shape == (20, 8, 3, 3)}  # type: ignore[arg-type]
+    archive = replace(archive, tensors={**archive.tensors, **codes})
+    program = Program.from_bytes(lower(archive, inputs(30, 0)))
+    check_memory(program)
+    expected = ["Lookup", "Convolution"] if name == "no signs" else ["Signs", "SignsConvolution"]
+    assert kinds(program)[:2] == expected
+    for batch in inputs(3, 100):
+        # what lies within half a step of zero may get the other sign in integers
+        step = program.tensors[0].scale
+        batch["x"][np.abs(batch["x"]) < step] = step
+        exact, found = answers(archive, program, batch)
+        assert np.linalg.norm(found - exact) < 0.05 * np.linalg.norm(exact)

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive
-from smidgen.code import Code
+from smidgen.code import Affine, Code
 from smidgen.errors import ModelError, one_line
 from smidgen.run.onnx_graph import STANDARD, inner_graphs
 
@@ -99,6 +99,14 @@ class Graph:
         """The type of a tensor's values."""
         tensor = self._tensors[record]
         return "float32" if isinstance(tensor, Code) else tensor.dtype.name
+
+    def is_of_signs(self, record: int) -> bool:
+        """Whether a tensor is a code whose integers are 1 and -1, with one scale, or one for each output."""
+        tensor = self._tensors[record]
+        if not isinstance(tensor, Code) or not isinstance(tensor.rule, Affine) or tensor.rule.zero.any():
+            return False
+        plain = tensor.rule.axis in (None, 0) and tensor.rule.scale.shape[1] == 1
+        return plain and bool((np.abs(tensor.symbols) == 1).all())
 
     def fold(self, node: Any) -> bool:
         """Computes a node whose inputs are all held by the graph, if that can be; and says whether it was."""

@@ -6,18 +6,26 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from smidgen.lower.functions import Function
 from smidgen.lower.geometry import Window, window
 from smidgen.lower.graph import attributes_of
-from smidgen.lower.structure import Padded, Value, Work
+from smidgen.lower.structure import Elementwise, Padded, Value, Work
 from smidgen.lower.views import View
-from smidgen.run.program import NO_RECORD, Convolution
+from smidgen.run.program import NO_RECORD, Convolution, Signs, SignsConvolution
 
 __all__ = ["convolution", "gemm", "matmul", "weight_shape"]
+
+MOST_SIGNS = 65535
+"""Inputs of an output of a convolution of signs."""
 
 
 def convolution(work: Work, node: Any) -> Value:
     """Conv, with any kernel of two axes."""
     source, pads = work.value(node.input[0]), (0, 0, 0, 0)
+    if isinstance(source, Elementwise) and _is_sign(source.function) and _is_binary(work, node):
+        return _of_signs(work, node, source.view)
     if isinstance(source, Padded):
         view, pads = source.view, source.pads
     else:
@@ -52,6 +60,45 @@ def _convolved(
     dilation = (rows.dilation, columns.dilation)
     convolution = Convolution(source, output, weight, bias, kernel, stride, dilation, rows.start, columns.start, groups)
     work.emit(convolution if more is None else replace(convolution, more=more), inputs)
+    return work.whole(output)
+
+
+def _is_sign(function: Function) -> bool:
+    """Whether a function is 1 from 0 on, and -1 below."""
+    numbers = np.array([-1e3, -1, -1e-6, 0, 1e-6, 1, 1e3])
+    with np.errstate(all="ignore"):
+        return bool(np.array_equal(np.asarray(function(numbers), np.float64), np.where(numbers >= 0, 1, -1)))
+
+
+def _is_binary(work: Work, node: Any) -> bool:
+    weight = work.graph.weight(node.input[1])
+    whole = weight is not None and weight.more is None and attributes_of(node).get("group", 1) == 1
+    return whole and weight is not None and work.graph.is_of_signs(weight.record)
+
+
+def _of_signs(work: Work, node: Any, view: View) -> View:
+    """A convolution of the signs of a plane with weights that are signs, too."""
+    if len(view.axes) != 4 or view.axes[0]:
+        raise work.refuse(f"a tensor of shape {view.shape} is no (1, channels, height, width)")
+    source = work.gathered(view).plane
+    p, shape = work.planes[source], weight_shape(work, node.input[1])
+    if len(shape) != 4 or shape[1] != p.channels:
+        raise work.refuse(f"its weight of shape {shape} does not fit {p.channels} channels")
+    rows, columns = window(attributes_of(node), shape[2:], (p.height, p.width), (0, 0, 0, 0))
+    inputs = math.prod(shape[1:])
+    if rows.positions < 1 or columns.positions < 1 or inputs > MOST_SIGNS:
+        raise work.refuse("its kernel is larger than its input, or of more than 65535 numbers")
+    weight, _ = _weight(work, node.input[1], shape[0], inputs)
+    bias = _bias(work, node.input[2], shape[0]) if len(node.input) > 2 and node.input[2] else NO_RECORD
+    made = [each.output for each in work.operations if isinstance(each, Signs) and each.input == source]
+    signs = made[0] if made else work.plane(p.name, -(-p.channels // 4), p.height, p.width)
+    if not made:
+        work.emit(Signs(source, signs))
+    output = work.plane(node.output[0], shape[0], rows.positions, columns.positions)
+    kernel, stride = (rows.kernel, columns.kernel), (rows.stride, columns.stride)
+    dilation = (rows.dilation, columns.dilation)
+    places = (kernel, stride, dilation, rows.start, columns.start)
+    work.emit(SignsConvolution(signs, output, weight, bias, p.channels, *places), inputs)
     return work.whole(output)
 
 

@@ -27,6 +27,8 @@ from smidgen.run.program import (
     Product,
     Program,
     Resize,
+    Signs,
+    SignsConvolution,
     Sum,
     Tensor,
     reads,
@@ -59,6 +61,8 @@ def numbered(structure: Structure, archive: Archive, histograms: Mapping[str, Hi
         place if place.numbers else replace(place, scale=float(scale), zero=int(zero))
         for place, (scale, zero) in zip(places, affines, strict=True)
     )
+    signs = {operation.output for operation in structure.operations if isinstance(operation, Signs)}
+    tensors = tuple(replace(t, scale=1.0, zero=0) if number in signs else t for number, t in enumerate(tensors))
     records = list(archive.tensors.values())
     operations = []
     for operation, name in zip(structure.operations, structure.names, strict=True):
@@ -107,7 +111,7 @@ def _before_weights(structure: Structure) -> set[int]:
     """The planes that weights are still applied to; on the others the answer depends through its largest values."""
     before: set[int] = set()
     for operation in reversed(structure.operations):
-        if isinstance(operation, Convolution) or operation.output in before:
+        if isinstance(operation, Convolution | SignsConvolution) or operation.output in before:
             before.update(reads(operation))
     return before
 
@@ -128,7 +132,7 @@ def _only_functions(structure: Structure) -> dict[int, Function]:
 def _completed(operation: Operation, structure: Structure, tensors: tuple[Tensor, ...]) -> Operation:
     """An operation with what follows from scales and places."""
     output = tensors[operation.output]
-    if isinstance(operation, Convolution | Sum | Product) and operation.output in structure.clamps:
+    if isinstance(operation, Convolution | SignsConvolution | Sum | Product) and operation.output in structure.clamps:
         low, high = (
             int(np.clip(np.rint(limit / output.scale) + output.zero, 0, 255))
             for limit in structure.clamps[operation.output]

@@ -10,7 +10,18 @@ from smidgen.errors import ModelError
 from smidgen.lower.functions import Function
 from smidgen.lower.graph import Graph, refusal, where
 from smidgen.lower.views import Factor, Plane, View, dense, reshaped
-from smidgen.run.program import MOST, Convolution, Lookup, Mean, Move, Operation, Product, Sum, reads
+from smidgen.run.program import (
+    MOST,
+    Convolution,
+    Lookup,
+    Mean,
+    Move,
+    Operation,
+    Product,
+    SignsConvolution,
+    Sum,
+    reads,
+)
 
 __all__ = ["Elementwise", "Ending", "Moves", "Padded", "Structure", "Value", "Work", "finished"]
 
@@ -18,7 +29,7 @@ LARGEST = 65532
 """Channels, rows or columns of a plane; pixels lie apart by a multiple of four, which has 16 bits."""
 MOST_NUMBERS = 16383
 MOST_PRODUCTS = 2**38
-CLAMPED = (Convolution, Sum, Product)
+CLAMPED = (Convolution, SignsConvolution, Sum, Product)
 """Operations that clamp what they write, so that a Relu after them costs nothing."""
 
 Moves = tuple[tuple[Factor, Factor], ...]
