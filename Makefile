@@ -1,7 +1,7 @@
 # make demo    the main job: a real SqueezeNet, real photographs, a report
 # make test    everything a change must pass, but for style
 # make check   make test, plus format, lint and types: the law before a commit
-# make bench   the figures of docs/results.md
+# make bench   the figures of docs/results.md; needs ../shared/data
 # make bench-models   networks that others trained, against bars; needs espeak-ng and ../shared/data
 PYTHON ?= python3
 VENV ?= .venv
@@ -34,7 +34,8 @@ format: $(VENV)/dev
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/cold_start.py
+	$(BIN)/python -m zipfile -e ../shared/data/photos-unlabelled.zip $(VENV)/photos
+	$(BIN)/python benchmarks/cold_start.py $(VENV)/photos
 	$(BIN)/python benchmarks/mutate.py --count 100000 --seed 0
 	$(BIN)/python benchmarks/accuracy.py
 

@@ -239,21 +239,25 @@ static int decode_rows(loader *l, const smidgen_tensor *t, const smidgen_tensor 
     }
 }
 
-/* The 4 x 16 weights of a step. */
-static void gather(const kernel *k, uint32_t first, uint32_t outputs, uint32_t y, uint32_t x, uint32_t input,
-                   int32_t step[SMIDGEN_BLOCK][SMIDGEN_STEP]) {
+/* The 4 x 16 weights of a step. Returns whether there is one that is not zero. */
+static int gather(const kernel *k, uint32_t first, uint32_t outputs, uint32_t y, uint32_t x, uint32_t input,
+                  int32_t step[SMIDGEN_BLOCK][SMIDGEN_STEP]) {
+    int32_t any = 0;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
-        for (uint32_t i = 0; i < SMIDGEN_STEP; i++)
+        for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
             step[o][i] = o < outputs && input + i < k->inputs
                              ? k->integers[(size_t)(first + o) * k->row + ((input + i) * k->height + y) * k->width + x]
                              : 0;
+            any |= step[o][i];
+        }
+    return any != 0;
 }
 
 /* Takes from what is left of a step's weights as much as a kernel can multiply at once: 8 bits, and where sums have only
- * 16, not more than they hold for inputs of 255. Returns whether there was anything. */
+ * 16, not more than they hold for inputs of 255. Returns whether anything is left. */
 static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], uint32_t lanes, int8_t out[SMIDGEN_BLOCK][SMIDGEN_STEP],
                    uint8_t above[SMIDGEN_BLOCK][2], uint8_t below[SMIDGEN_BLOCK][2]) {
-    int any = 0;
+    int32_t any = 0;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++) {
         above[o][0] = above[o][1] = below[o][0] = below[o][1] = 0;
         for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
@@ -266,14 +270,14 @@ static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], uint32_t lanes, in
             part = part > room ? room : part < -room ? -room : part;
             out[o][i] = (int8_t)part;
             left[o][i] -= part;
-            any |= part != 0;
+            any |= left[o][i];
             if (part > 0 && lanes)
                 above[o][lane] = (uint8_t)(above[o][lane] + part);
             else if (lanes)
                 below[o][lane] = (uint8_t)(below[o][lane] - part);
         }
     }
-    return any;
+    return any != 0;
 }
 
 /* Where the steps of a block go; with null pointers they are only counted. */
@@ -332,9 +336,11 @@ static void pack(const kernel *k, const smidgen_operation *o, const smidgen_valu
             for (uint32_t input = 0; input < k->inputs; input += SMIDGEN_STEP) {
                 const uint32_t offset =
                     y * o->dilation_height * in->row + x * o->dilation_width * in->pitch + channel + input;
-                gather(k, first, outputs, y, x, input, left);
-                while (portion(left, kernels->lanes, weights, above, below))
+                int more = gather(k, first, outputs, y, x, input, left);
+                while (more) {
+                    more = portion(left, kernels->lanes, weights, above, below);
                     add_step(p, kernels, (const int8_t(*)[SMIDGEN_STEP])weights, above, below, offset);
+                }
             }
     end_run(p);
 }

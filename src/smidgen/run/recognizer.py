@@ -6,7 +6,7 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from smidgen._core import lib
 from smidgen.archive import Label, read_bytes
@@ -32,11 +32,11 @@ def open_recognizer(path: str | os.PathLike[str], engine: str | None = None) -> 
     """
     data = read_bytes(path)
     try:
-        program = open_header(data).sections[lib.SMIDGEN_PROGRAM]
+        header = open_header(data)
     except FormatError as error:
         raise FormatError(f"{path}: {error}") from None
-    if program.size and engine in (None, "native"):
-        return Recognizer(data, str(path))
+    if header.sections[lib.SMIDGEN_PROGRAM].size and engine in (None, "native"):
+        return Recognizer(data, header, str(path))
     from smidgen.run.runner import open_runner
 
     return open_runner(path, engine=engine)
@@ -50,18 +50,19 @@ class Recognizer:
 
     Args:
         data: all bytes of a file with a program.
+        header: theirs, as ``smidgen.container.open_header`` gives it.
         origin: what to call it in an error.
     """
 
-    def __init__(self, data: bytes, origin: str = "the data") -> None:
-        self._data, self._origin = data, origin
+    def __init__(self, data: bytes, header: Any, origin: str) -> None:
+        self._data, self._header, self._origin = data, header, origin
         pool = ThreadPoolExecutor(1)
         self._network = pool.submit(Native, data)
         pool.shutdown(wait=False)
 
     @cached_property
     def _labels(self) -> tuple[Label, ...]:
-        return parse_labels(read_section(self._data, open_header(self._data), lib.SMIDGEN_LABELS))
+        return parse_labels(read_section(self._data, self._header, lib.SMIDGEN_LABELS))
 
     def recognize(self, picture: str | os.PathLike[str], top: int = 5) -> list[Answer]:
         """The likeliest classes with their probabilities, as ``Runner.recognize`` gives them for a file.
