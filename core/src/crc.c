@@ -1,16 +1,22 @@
 #include "internal.h"
 
-/* Four bits a step: 64 bytes of table instead of 1 KB, and fast enough for files of this size. */
+/* Four bytes a step, by tables that are made on the way in: a thousand entries take less time than a file of 100 KB. */
 uint32_t smidgen_crc32(uint32_t crc, const uint8_t *data, size_t size) {
-    static const uint32_t table[16] = {
-        0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u, 0x4db26158u, 0x5005713cu,
-        0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu, 0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu,
-    };
-    crc = ~crc;
-    for (size_t i = 0; i < size; i++) {
-        crc ^= data[i];
-        crc = crc >> 4 ^ table[crc & 15];
-        crc = crc >> 4 ^ table[crc & 15];
+    uint32_t table[4][256];
+    for (uint32_t i = 0; i < 256; i++) {
+        table[0][i] = i;
+        for (int bit = 0; bit < 8; bit++)
+            table[0][i] = table[0][i] >> 1 ^ (table[0][i] & 1 ? 0xedb88320u : 0);
     }
+    for (uint32_t i = 0; i < 256; i++) /* the same with a zero byte more after it, and so on */
+        for (int more = 1; more < 4; more++)
+            table[more][i] = table[more - 1][i] >> 8 ^ table[0][table[more - 1][i] & 255];
+    crc = ~crc;
+    for (; size >= 4; size -= 4, data += 4) {
+        crc ^= (uint32_t)data[0] | (uint32_t)data[1] << 8 | (uint32_t)data[2] << 16 | (uint32_t)data[3] << 24;
+        crc = table[3][crc & 255] ^ table[2][crc >> 8 & 255] ^ table[1][crc >> 16 & 255] ^ table[0][crc >> 24];
+    }
+    for (; size; size--, data++)
+        crc = crc >> 8 ^ table[0][(crc ^ *data) & 255];
     return ~crc;
 }

@@ -156,7 +156,7 @@ def _load(data: bytes, way: int, team: Any, loaders: int) -> tuple[Any, Any, Any
         raise ModelError("the file has no program, which running without ONNX Runtime needs")
     if file.memory + file.work > MOST_MEMORY:
         raise FormatError("refused: it claims more memory than smidgen gives to a network")
-    work = loaders * (file.work + ALIGNMENT)
+    work = file.work if loaders == 1 else loaders * (file.work + ALIGNMENT)
     try:
         (memory, where), (_work, beside) = _aligned(file.memory), _aligned(work)
     except MemoryError:
