@@ -228,7 +228,7 @@ void smidgen_run(smidgen_network *network, smidgen_team *team, const float *inpu
  * how a picture becomes the input. */
 int smidgen_run_picture(smidgen_network *network, smidgen_team *team, const uint8_t *pixels, float *output);
 
-/* Another size for a picture of 3 bytes a pixel, as Pillow makes it: bilinear or bicubic, over as many pixels as one
+/* Another size for a picture of 3 bytes a pixel, as Pillow up to 12.1 makes it: bilinear or bicubic, over as many pixels as one
  * of the result covers, rows first. Sizes are 1..16384; `out` has new_height x new_width pixels. `scratch` has
  * smidgen_resize_scratch bytes, aligned for uint64_t; for other sizes that is 0. */
 size_t smidgen_resize_scratch(uint32_t width, uint32_t height, uint32_t new_width, uint32_t new_height, int bicubic);

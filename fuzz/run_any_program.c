@@ -74,7 +74,9 @@ static uint64_t cost(const smidgen_network *n) {
             each = (uint64_t)in->height * in->width * in->channels;
         else if (o->kernel_height)
             each = (uint64_t)(out->channels + 16) * o->kernel_height * o->kernel_width;
-        for (uint32_t b = 0; b < o->block_count; b++)
+        if (o->kind == SMIDGEN_SIGNS_CONVOLUTION)
+            each *= o->channels;
+        for (uint32_t b = 0; o->blocks && b < o->block_count; b++)
             each += (uint64_t)o->blocks[b].steps * SMIDGEN_BLOCK * SMIDGEN_STEP;
         all += out->last - out->first + pixels * each;
     }

@@ -16,7 +16,7 @@ from third_party.common import Row, in_package, squeezed
 
 BAR = 2_800_000
 PARTS = {
-    "det": ("ch_PP-OCRv4_det_infer.onnx", 640_000),
+    "det": ("ch_PP-OCRv4_det_infer.onnx", 1_046_000),
     "cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 110_000),
     "rec": ("ch_PP-OCRv4_rec_infer.onnx", 1_700_000),
 }

@@ -179,8 +179,7 @@ def resized(image: Image.Image, height: int, width: int, resample: str) -> Image
     from PIL import Image
 
     how = Image.Resampling[resample.upper()]
-    # columns first, then rows, as the core does; releases of Pillow differ in what they do first
-    return image.resize((width, image.height), how).resize((width, height), how)
+    return image.resize((width, height), how)
 
 
 def find_pictures(folder: str | os.PathLike[str]) -> list[Path]:
