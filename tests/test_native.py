@@ -295,9 +295,11 @@ def test_convolutions_of_signs(
     check(program_of([shape, fours, made], [Signs(0, 1), convolution]), records, seed)
 
 
-def test_rows_of_zeros_keep_their_biases() -> None:
+@pytest.mark.parametrize("symbol", [0, 3])
+def test_weights_that_are_nothing_leave_their_biases(symbol: int) -> None:
+    """Filters that died in training have weights of any small size, and a bias that counts."""
     rule = Trellis(float(np.float32(1e-40)))
-    code = Code(np.zeros((3, 5, 1, 1), np.int16), rule)
+    code = Code(np.full((3, 5, 1, 1), symbol, np.int16), rule)
     biases = np.array([0.5, -0.3, 0], np.float32)
     made = {**SQUARE, "channels": 3, "scale": 0.01}
     found = check(program_of([SQUARE, made], [Convolution(0, 1, 0, 1, (1, 1))]), [code, biases])

@@ -5,7 +5,7 @@
 enum { NO_RECORD = 65535, NO_AXIS = 255, MOST = 128, TEXT_SCRATCH = 3 * 1024 * 1024 };
 
 #define MAX_BIAS 1073741824.0 /* 2^30 */
-#define ZEROS_BIAS 16777216.0 /* 2^24 */
+#define ALONE 16777216.0       /* 2^24: a bias whose weights are 0 */
 
 /* While a file is loaded. */
 typedef struct {
@@ -19,7 +19,7 @@ typedef struct {
 
 /* A convolution's weights while they are packed: `row` integers for each output, in the order inputs, kernel. */
 typedef struct {
-    const int16_t *integers;
+    int16_t *integers;
     const float *scales;
     const int32_t *bias;
     uint32_t row, inputs, height, width; /* inputs of a group, kernel */
@@ -205,7 +205,7 @@ static int decode_sum(loader *l, const smidgen_tensor *t, const smidgen_tensor *
 
 /* A convolution's weights as integers and scales of its rows. */
 static int decode_rows(loader *l, const smidgen_tensor *t, const smidgen_tensor *more, uint32_t rows,
-                       const int16_t **integers, float **scales) {
+                       int16_t **integers, float **scales) {
     const size_t row = (size_t)t->elements / rows;
     const int plain = !more && (t->rule == SMIDGEN_TRELLIS || t->rule == SMIDGEN_TRELLIS64 ||
                                 (t->rule == SMIDGEN_AFFINE && t->columns == 1 && (t->axis == NO_AXIS || t->axis == 0)));
@@ -481,11 +481,16 @@ static int settle_rows(loader *l, const smidgen_operation *o, const kernel *k, i
         }
         if (!is_finite(scales[r]) || (given && !is_finite(given[r])))
             return SMIDGEN_BAD_PROGRAM;
-        if (given && size == 0) /* the scale of a row of zeros says nothing of how large a bias may be */
-            scale = (given[r] < 0 ? -given[r] : given[r]) / ZEROS_BIAS;
         if (given && given[r] != 0)
             x = given[r] / scale;
-        x = x > MAX_BIAS ? MAX_BIAS : x < -MAX_BIAS ? -MAX_BIAS : nearest(x);
+        if (x != 0 && (size == 0 || x > MAX_BIAS || x < -MAX_BIAS)) { /* weights that are nothing beside their bias */
+            sum = size = 0;
+            for (size_t i = (size_t)r * k->row; i < (size_t)(r + 1) * k->row; i++)
+                k->integers[i] = 0;
+            x = x < 0 ? -ALONE : ALONE;
+            scale = given[r] / x;
+        }
+        x = nearest(x);
         most = 255 * size + (x < 0 ? (int64_t)-x : (int64_t)x) + 255 * (sum < 0 ? -sum : sum);
         if (most > INT32_MAX)
             return SMIDGEN_BAD_PROGRAM;

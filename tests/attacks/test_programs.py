@@ -303,7 +303,7 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "bias that is not a number": lambda: convolution(bias=np.full(3, NAN, np.float32)),
     "sums beyond 2^31": lambda: convolution(large(3, 32767), shapes=(wide(3), shape_of(1, 1)), kernel=(3, 32)),
     "sums beyond 2^31 by the bias": lambda: convolution(
-        large(1, 32767), np.full(3, 1e30, np.float32), (wide(1), shape_of(1, 1)), kernel=(1, 32)
+        large(1, 32767), np.full(3, 1.6e5, np.float32), (wide(1), shape_of(1, 1)), kernel=(1, 32)
     ),
     # scales
     **{
@@ -324,6 +324,7 @@ VALID: dict[str, Callable[[], bytes]] = {
     "weight of scale 0": lambda: convolution(affine(0.0), np.array([0, 1, -1], np.float32)),
     "weight of a negative scale": lambda: convolution(affine(-0.5)),
     "weight of a denormal scale": lambda: convolution(affine(TINY), np.array([1, 0, 2], np.float32)),
+    "bias beside which weights are nothing": lambda: convolution(bias=np.array([1e30, -1e30, 0], np.float32)),
     "weights all 0": lambda: convolution(np.zeros((3, 3, 1, 1), np.float32)),
     "weights that are denormal": lambda: convolution(np.full((3, 3, 1, 1), 9 * TINY, np.float32)),
     "largest sums": lambda: convolution(large(1, 32767), shapes=(wide(1), shape_of(1, 1)), kernel=(1, 32)),

@@ -127,10 +127,13 @@ class _Machine:
             record = self.records[c.bias]
             values = (record.values() if isinstance(record, Code) else record).reshape(n).astype(double)
             require(bool(np.isfinite(values).all()), "biases")
-            scale = np.where((weights == 0).all(axis=1), np.abs(values) / 2**24, scale)
             with np.errstate(all="ignore"):  # a scale may be 0
-                np.divide(values, scale, where=values != 0, out=bias)
-        bias = np.clip(np.rint(bias), -(2**30), 2**30)
+                bias = np.where(values == 0, 0, values / scale)
+            alone = (values != 0) & ((weights == 0).all(axis=1) | (np.abs(bias) > 2**30))
+            weights = np.where(alone[:, None], 0, weights)
+            bias = np.where(alone, np.copysign(2.0**24, values), bias)
+            scale = np.where(alone, np.abs(values) / 2**24, scale)
+        bias = np.rint(bias)
         sizes = 255 * np.abs(weights).sum(axis=1) + np.abs(bias) + 255 * np.abs(weights.sum(axis=1))
         require(bool((sizes < 2**31).all()), "sums of a convolution")
         weights = weights.reshape(c.groups, n // c.groups, -1, kernel_height, kernel_width).astype(double)
@@ -175,7 +178,8 @@ class _Machine:
             record = self.records[c.bias]
             values = (record.values() if isinstance(record, Code) else record).reshape(-1).astype(double)
             np.divide(values, s.astype(double), where=values != 0, out=bias)
-        total = (sums + np.clip(np.rint(bias), -(2**30), 2**30).astype(np.int64)).astype(single)
+            require(bool((np.abs(bias) <= 2**30).all()), "a bias beside which its signs are nothing")
+        total = (sums + np.rint(bias).astype(np.int64)).astype(single)
         self.finish(c.output, total * (s.astype(double) / double(o.scale)).astype(single), c.low, c.high)
 
     def window(self, c: Maximum | Average) -> list[tuple[Array, Array]]:
