@@ -137,7 +137,7 @@ def with_program(archive: Archive, items: Sequence[Item], reporter: Reporter = S
         reporter: is told why there is no program.
     """
     try:
-        with reporter.progress(len(items[:LOWERED]), "ranges") as advance:
+        with reporter.progress(len(items[:LOWERED]), "ranges of activations") as advance:
             inputs = batches(items[:LOWERED], archive, AT_ONCE)
             return replace(archive, program=lower(archive, _counted(inputs, advance)))
     except ModelError as error:

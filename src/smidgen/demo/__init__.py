@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.api import compress_by_plan
-from smidgen.archive import Archive, open_archive
+from smidgen.archive import Archive
 from smidgen.budget import Budget, Outcome
 from smidgen.cli.output import echo_table, progress
 from smidgen.demo.photos import crops, photographs
@@ -26,7 +26,7 @@ from smidgen.read import read_model
 from smidgen.reporter import Reporter
 from smidgen.run.answer import Answer
 from smidgen.run.evaluate import evaluate
-from smidgen.run.runner import Runner
+from smidgen.run.runner import Runner, open_runner
 
 __all__ = ["run_demo"]
 
@@ -82,7 +82,7 @@ def run_demo(folder: Path) -> None:
         paths.append(path)
     paths.append(_squeeze(model, pictures, folder / "squeezed.smidgen"))
     rows, count = _measure(paths, pictures, weights)
-    original, best = (open_archive(path).runner() for path in (paths[0], paths[-1]))
+    original, best = (open_runner(path) for path in (paths[0], paths[-1]))
     answers = _recognise(pictures, original, best, paths[-1].name)
     click.echo()
     _print_table(rows, count)
@@ -107,9 +107,9 @@ def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Pa
 
 
 def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weights: int) -> tuple[list[Row], int]:
-    """Everything is read back from the files: what is measured is what a user would get."""
+    """Everything is read back from the files, and all weights are judged in float32, also of a file with a program."""
     cropped = crops({name: pictures[name] for name in JUDGED_BY}, CROPS_EACH, SEED)
-    runners = [open_archive(path).runner() for path in paths]
+    runners = [open_runner(path, engine="onnxruntime") for path in paths]
     with progress(len(cropped), "measuring") as advance:
         results = evaluate(runners, cropped, on_progress=advance)
     rows = []

@@ -69,7 +69,7 @@ class Native:
             raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
         if way is not None and way not in ways():
             raise InputError(f"way {way!r}: this processor has {', '.join(ways())}")
-        threads = threads or len(os.sched_getaffinity(0))
+        threads = threads or _cores()
         self._team = self._start(threads)
         best = lib.smidgen_best_way() if way is None else WAYS[way]
         self._network, self._memory, facts = _load(data, best, self._team, min(threads, MOST_LOADERS))
@@ -126,6 +126,11 @@ class Native:
         # the threads wait in this memory, so it lives until they have ended
         weakref.finalize(self, lambda held: lib.smidgen_team_stop(team), memory)
         return team
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def claims(data: bytes) -> tuple[int, int]:
