@@ -116,4 +116,4 @@ def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pi
 
 def compress_by_plan(archive: Archive, plan: Plan) -> Archive:
     """The archive of a network, compressed after a plan; see ``compress``."""
-    return replace(archive, tensors=transform(archive.weights(), plan))
+    return replace(archive, tensors=transform(archive.weights(), plan), program=b"")  # that was made for other weights

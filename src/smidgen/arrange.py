@@ -117,7 +117,8 @@ class _Work:
         kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in constants]
         del self.graph.initializer[:]
         self.graph.initializer.extend([*places, *kept])
-        return replace(self.before, graph=self.model.SerializeToString(deterministic=True), tensors=tensors)
+        graph = self.model.SerializeToString(deterministic=True)
+        return replace(self.before, graph=graph, tensors=tensors, program=b"")  # it names tensors by their places
 
     def _all_uses(self, within: Any = None) -> Iterator[tuple[str, _Use]]:
         for graph in graphs_of(self.graph if within is None else within):
