@@ -87,6 +87,23 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
     return [name for name in archive.tensors if name in found and name not in sources]
 
 
+def _scalable(weight: Any) -> bool:
+    """Whether each output of a weight can get a factor: floats can, and symbols whose steps are equal."""
+    if isinstance(weight, Code):
+        return isinstance(weight.rule, Affine) and weight.rule.axis in (None, 0) and weight.rule.scale.shape[1] == 1
+    return weight is not None
+
+
+def _scaled(weight: Code | NDArray[Any], factor: NDArray[np.float64]) -> Code | NDArray[Any]:
+    """A weight times a factor for each output; of a code the steps change, and no symbol does."""
+    if not isinstance(weight, Code):
+        return (weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))).astype(weight.dtype)
+    assert isinstance(weight.rule, Affine)
+    scale = (weight.rule.scale * factor[:, None]).astype(np.float32)
+    zero = np.broadcast_to(weight.rule.zero, scale.shape).copy()
+    return Code(weight.symbols, Affine(scale, zero, 0))
+
+
 class _Use(NamedTuple):
     node: Any
     place: int
@@ -229,8 +246,10 @@ class _Work:
                 layer = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
                 if layer is None or len(uses[node.input[0]]) != 1 or node.input[0] in final:
                     continue
-                names = [*layer.input[1:], *node.input[1:]]
+                names = [*layer.input[2:], *node.input[1:]]
                 if any(isinstance(self._constant(name), Code | None) for name in names if name):
+                    continue
+                if not _scalable(self._constant(layer.input[1])):
                     continue
                 if any(len(uses[name]) != 1 for name in layer.input[1:] if name):
                     continue
@@ -243,16 +262,15 @@ class _Work:
         scale, shift, mean, variance = (np.asarray(self._constant(name), np.float64) for name in node.input[1:5])
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         factor = scale / np.sqrt(variance + epsilon)
-        weight = np.asarray(self._constant(layer.input[1]))
+        weight = self._constant(layer.input[1])
         bias = self._constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
-        scaled = weight * factor.reshape((-1,) + (1,) * (weight.ndim - 1))
         shifted = (np.asarray(bias, np.float64) - mean) * factor + shift
-        self.tensors[layer.input[1]] = scaled.astype(weight.dtype)
+        self.tensors[layer.input[1]] = _scaled(weight, factor)
         if len(layer.input) < 3:
             layer.input.append(self._bias_name(layer.input[1]))
         elif not layer.input[2]:
             layer.input[2] = self._bias_name(layer.input[1])
-        self.tensors[layer.input[2]] = shifted.astype(weight.dtype)
+        self.tensors[layer.input[2]] = shifted.astype(np.float32 if isinstance(weight, Code) else weight.dtype)
         layer.output[0] = node.output[0]
 
     def _bias_name(self, weight: str) -> str:

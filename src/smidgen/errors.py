@@ -3,6 +3,7 @@
 SmidgenError            anything the user can mend; one line: what, where, what to do
 ├── FormatError         bytes that are not a valid smidgen file, or not of this version
 ├── PlanError           a plan that cannot be read or matches nothing
+├── RecipeError         a recipe for training that cannot be read or does not fit the network
 ├── WeightError         weights that cannot be compressed: NaN, infinite, empty, wrong type
 ├── ModelError          a model, state dict or graph that cannot be read, built or run
 └── InputError          a picture, folder, table or option that cannot be used
@@ -13,6 +14,7 @@ __all__ = [
     "InputError",
     "ModelError",
     "PlanError",
+    "RecipeError",
     "SmidgenError",
     "WeightError",
     "one_line",
@@ -29,6 +31,10 @@ class FormatError(SmidgenError):
 
 class PlanError(SmidgenError):
     """A plan cannot be read, names an unknown method or field, or has a pattern that matches nothing."""
+
+
+class RecipeError(SmidgenError):
+    """A recipe that cannot be read, asks for something unknown, or does not fit the network."""
 
 
 class WeightError(SmidgenError):

@@ -25,7 +25,7 @@ from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
-__all__ = ["described", "from_module", "read_model", "to_module"]
+__all__ = ["call", "described", "from_module", "read_model", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
 _INPUT_SHAPE = (3, 224, 224)
@@ -69,7 +69,7 @@ def read_model(spec: str) -> Archive:
     if Path(spec).suffix in readers:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
-        return described(spec, _call(spec))
+        return described(spec, call(spec))
     raise ModelError(
         f"{spec!r} names no model; possible are {_PRETRAINED}, files that end in {', '.join(readers)}, and "
         "package.module:function for a function that returns a torch.nn.Module"
@@ -179,7 +179,7 @@ def _working_directory_importable() -> Iterator[None]:
         sys.path.remove(here)
 
 
-def _call(spec: str) -> nn.Module:
+def call(spec: str) -> nn.Module:
     """What the user's function returns."""
     path, name = spec.split(":")
     try:

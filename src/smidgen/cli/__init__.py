@@ -44,7 +44,7 @@ def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "sweep"):
+for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "sweep", "train"):
     cli.add_command(click.Command(name))
 
 

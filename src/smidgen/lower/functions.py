@@ -73,6 +73,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Numbers]] = {
     "Pow": lambda a, x, y: x**y,
     "Reciprocal": lambda a, x: 1 / x,
     "Relu": lambda a, x: np.maximum(x, 0),
+    "Round": lambda a, x: np.rint(x),
     "Selu": _selu,
     "Sigmoid": lambda a, x: _sigmoid(x),
     "Sign": lambda a, x: np.sign(x),

@@ -11,7 +11,9 @@ from torch.nn import Module
 
 from smidgen.errors import ModelError
 from smidgen.zoo.alexnet import AlexNet
+from smidgen.zoo.resnet20 import ResNet20
 from smidgen.zoo.squeezenet import SqueezeNet
+from smidgen.zoo.squeezenet32 import SqueezeNet32
 
 __all__ = ["ZOO", "build"]
 
@@ -19,6 +21,8 @@ ZOO: Mapping[str, Callable[..., Module]] = {
     "squeezenet1_0": partial(SqueezeNet, "1.0"),
     "squeezenet1_1": partial(SqueezeNet, "1.1"),
     "alexnet": AlexNet,
+    "squeezenet32": SqueezeNet32,
+    "resnet20": ResNet20,
 }
 
 

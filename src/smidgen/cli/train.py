@@ -1,0 +1,52 @@
+"""``smidgen train``: a recipe of stages, on labelled pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from smidgen.cli.output import echo_json, echo_table, json_option, progress
+
+__all__ = ["train"]
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of labelled pictures: "
+              "train/CLASS and test/CLASS, or CLASS alone.")  # fmt: skip
+@click.option("--out", "-o", required=True, type=click.Path(path_type=Path), help="Folder for files and curves.")
+@json_option
+def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
+    """Train a network through the stages of RECIPE, a TOML file or one that ships with smidgen.
+
+    After each stage there is a .smidgen file in the folder OUT, and curves.json and curves.png show how it went. The
+    same command goes on where a run was stopped.
+    """
+    from smidgen.reporter import Reporter
+    from smidgen.train import train as carried_out
+    from smidgen.train.curves import draw
+
+    reporter = Reporter(progress, lambda line: click.echo(line, err=True))
+    outcome = carried_out(recipe, data, out, reporter)
+    drawn = draw(outcome, out / "curves.png")
+    if as_json:
+        echo_json({"out": str(out), **outcome.described()})
+        return
+    rows = [["before", "", f"{4 * outcome.weights:,}", "1", "32.00", _percent(outcome.start), "", ""]]
+    for result in outcome.results:
+        rows.append(
+            [
+                *(result.stage, result.method, f"{result.bytes:,}", f"1/{result.times_smaller:.1f}"),
+                *(f"{result.bits_per_weight:.2f}", _percent(result.accuracy), _percent(result.native)),
+                f"{result.seconds / 60:.0f} min",
+            ]
+        )
+    echo_table(("stage", "method", "bytes", "size", "bits/weight", "accuracy", "in integers", "trained"), rows)
+    click.echo(f"accuracy on {outcome.pictures:,} pictures ({outcome.where}); files and curves in {out}/")
+    if not drawn:
+        click.echo("no curves.png: pip install 'smidgen[plots]' brings matplotlib")
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f} %"

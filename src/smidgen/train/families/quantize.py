@@ -1,0 +1,147 @@
+"""Quantization-aware training: weights and activations on grids whose steps are learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from smidgen.code import Affine, Code
+from smidgen.train.family import (
+    Family,
+    check_flag,
+    check_whole,
+    inner,
+    original,
+    parametrized,
+    plain_,
+    seen_inputs,
+    straight_through,
+)
+
+__all__ = ["Quantize"]
+
+GRID = "input_grid"
+"""Name of the module within a layer that its input goes through."""
+
+
+class Stepped(nn.Module):
+    """A weight on a grid with a trained step for each output."""
+
+    def __init__(self, weight: Tensor, bits: int) -> None:
+        super().__init__()
+        self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+        rows = weight.detach().reshape(len(weight), -1)
+        self.step = nn.Parameter(2 * rows.abs().mean(1).clamp(min=1e-8) / math.sqrt(self.high))
+        self.slowness = 1 / math.sqrt(rows.shape[1] * self.high)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The nearest points of the grid."""
+        step = _slowed(self.step, self.slowness).reshape(-1, *[1] * (weight.dim() - 1))
+        ideal = (weight / step).clamp(self.low, self.high)
+        return straight_through(ideal.round(), ideal) * step
+
+    def code(self, weight: Tensor) -> Code:
+        """The numbers of the points, and the steps."""
+        step = self.step.detach().reshape(-1, *[1] * (weight.dim() - 1))
+        symbols = (weight.detach() / step).clamp(self.low, self.high).round()
+        scale = self.step.detach().cpu().numpy().astype(np.float32)[:, None]
+        return Code(symbols.cpu().numpy().astype(np.int16), Affine(scale, np.zeros(scale.shape, np.int16), 0))
+
+
+class Grid(nn.Module):
+    """Activations on a grid with one trained step; in the file it stays, as a division, a rounding and a product."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.bits = bits
+        self.step = nn.Parameter(torch.ones(()))
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.tensor(2.0**bits - 1))
+
+    def begin(self, seen: Tensor) -> None:
+        """Takes its step from activations, and learns whether they are negative, too."""
+        if bool((seen < 0).any()):
+            self.get_buffer("low").fill_(-(2.0 ** (self.bits - 1)))
+            self.get_buffer("high").fill_(2.0 ** (self.bits - 1) - 1)
+        mean = float(seen.abs().mean())
+        with torch.no_grad():
+            self.step.fill_(max(1e-6, 2 * mean / math.sqrt(float(self.get_buffer("high")))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The nearest points of the grid."""
+        low, high = float(self.get_buffer("low")), float(self.get_buffer("high"))
+        if not self.training:
+            return (x / self.step).round().clamp(low, high) * self.step
+        step = _slowed(self.step, 1 / math.sqrt(x[0].numel() * high))
+        ideal = (x / step).clamp(low, high)
+        return straight_through(ideal.round(), ideal) * step
+
+
+@dataclass(frozen=True)
+class Quantize(Family):
+    """Trains weights and activations on grids of few points; the step of each is trained like a weight.
+
+    Weights have a step for each output, activations one for each layer's input. The first layer and the last, where
+    every bit counts and few bytes are, have ``edges`` bits, and their inputs are left as they are.
+
+    Args:
+        bits: of weights, 2..8.
+        activations: bits of activations, 2..8; 0 to leave them as they are.
+        edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are.
+
+    Raises:
+        RecipeError: a field is not allowed.
+
+    Source:
+        Esser et al., "Learned Step Size Quantization", arXiv 1902.08153, section 2.
+    """
+
+    bits: int = 4
+    activations: int = 4
+    edges: int = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole(self, "bits", 2, 8)
+        for name in ("activations", "edges"):
+            if getattr(self, name) != 0:
+                check_whole(self, name, 2, 8)
+
+    def restructure(self, module: nn.Module) -> None:
+        """Puts grids before the inner layers."""
+        for layer in inner(self.layers(module)).values() if self.activations else ():
+            layer.add_module(GRID, Grid(self.activations))
+            layer.register_forward_pre_hook(_on_grid)
+
+    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+        """Lays the grids, by what weights and activations are."""
+        layers = self.layers(module)
+        if self.activations:
+            for name, seen in seen_inputs(module, inner(layers), pictures, GRID).items():
+                layers[name].get_submodule(GRID).begin(seen)  # type: ignore[operator]
+        within = inner(layers)
+        for name, layer in layers.items():
+            bits = self.bits if name in within else self.edges
+            if bits:
+                parametrize.register_parametrization(layer, "weight", Stepped(layer.weight, bits))  # type: ignore[arg-type]
+
+    def finish(self, module: nn.Module) -> dict[str, Code]:
+        """The symbols, and their steps."""
+        codes = {name: stepped.code(original(layer)) for name, layer, stepped in parametrized(module, Stepped)}
+        plain_(module)
+        return codes
+
+
+def _on_grid(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (layer.get_submodule(GRID)(given[0]), *given[1:])
+
+
+def _slowed(step: Tensor, slowness: float) -> Tensor:
+    """A step that moves as one weight does, not as the sum of all that it scales."""
+    slow = step * slowness
+    return slow + (step - slow).detach()

@@ -1,0 +1,153 @@
+"""Entropy-aware training: what the symbols cost, once they are coded, is a term of the loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from smidgen.code import Affine, Code
+from smidgen.train.family import Family, check_part, original, parametrized, plain_, straight_through
+from smidgen.train.fold import fold_normalization_
+
+__all__ = ["Squeeze"]
+
+EVERY = 16
+"""Updates between two looks at how often each symbol occurs."""
+
+LARGEST = 15
+"""Symbols beyond this one are counted as it."""
+
+GAIN = 0.02
+"""How much the price of a bit changes in one update, for bits that are twice what they should be."""
+
+FIRST_PRICE = 0.01
+"""Loss that one bit per weight is worth at first."""
+
+PRICE, FIRST, NOW = "bit_price", "first_bits", "mean_bits"
+"""Buffers of the module while it is trained: the price, and the bits for each weight at first and now."""
+
+
+class Rated(nn.Module):
+    """A weight on a grid, and what its symbols cost."""
+
+    bits: Tensor
+
+    def __init__(self, weight: Tensor, step: float) -> None:
+        super().__init__()
+        self.step = nn.Parameter(torch.tensor(step))
+        # the step moves as one weight does, not as the sum of all: Esser et al., arXiv 1902.08153, section 2.2
+        self.slowness = 1 / math.sqrt(weight.numel())
+        self.register_buffer("bits", torch.zeros(2 * LARGEST + 1))
+        self.count(weight)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The nearest points of the grid."""
+        step = self._step()
+        ideal = weight / step
+        return straight_through(ideal.round(), ideal) * step
+
+    def symbols(self, weight: Tensor) -> Tensor:
+        """The numbers of the points, as floats."""
+        return (weight / self.step).round()
+
+    def count(self, weight: Tensor) -> None:
+        """Looks how often each symbol occurs, and so what it costs."""
+        with torch.no_grad():
+            places = self.symbols(weight).clamp(-LARGEST, LARGEST).long().reshape(-1) + LARGEST
+            counts = torch.bincount(places, minlength=2 * LARGEST + 1).float() + 0.1
+            self.bits.copy_((counts.sum() / counts).log2())
+
+    def cost(self, weight: Tensor) -> Tensor:
+        """Bits of all symbols together; between two points of the grid in proportion."""
+        ideal = (weight / self._step()).clamp(-LARGEST, LARGEST - 1e-3)
+        below = ideal.detach().floor()
+        part = ideal - below
+        place = below.long() + LARGEST
+        return torch.lerp(self.bits[place], self.bits[place + 1], part).sum()
+
+    def _step(self) -> Tensor:
+        slow = self.step * self.slowness
+        return slow + (self.step - slow).detach()
+
+
+@dataclass(frozen=True)
+class Squeeze(Family):
+    """Trains weights to be cheap: the entropy of their symbols is held to ``bits`` for each weight.
+
+    Each layer has a grid of equal steps, which are trained too. A symbol costs what its frequency in the layer says;
+    between two points of the grid the cost is a straight line, whose slope moves weights to points that are cheaper. The
+    price of a bit, one for all layers, rises or falls until the network costs what was asked for. Normalization is folded
+    first.
+
+    Args:
+        bits: for each weight, in the mean over all layers, what the symbols take in the end.
+        step: of the grid at the beginning, in standard deviations of the layer's weights.
+        until: the part of the stage in which the bits fall to that.
+
+    Raises:
+        RecipeError: a field is not allowed.
+
+    Source:
+        Entropy-coded quantization in training: Oktay et al., "Scalable Model Compression by Entropy Penalized
+        Reparameterization", arXiv 1906.06624; trained steps: Esser et al., arXiv 1902.08153.
+    """
+
+    bits: float = 1.0
+    step: float = 0.5
+    until: float = 0.6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_part(self, "bits", high=8)
+        check_part(self, "step", high=10)
+        check_part(self, "until")
+
+    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+        """Folds normalization, and lays the grids."""
+        fold_normalization_(module, pictures)
+        for layer in self.layers(module).values():
+            weight: Tensor = layer.weight.detach()  # type: ignore[assignment, operator]
+            step = self.step * float(weight.std()) or 1.0
+            parametrize.register_parametrization(layer, "weight", Rated(weight, step))
+        for name, value in ((PRICE, torch.tensor(FIRST_PRICE)), (FIRST, _mean_bits(module)), (NOW, _mean_bits(module))):
+            module.register_buffer(name, value.detach())
+
+    def update(self, module: nn.Module, part: float, turn: int) -> None:
+        """Counts symbols, and sets the price of a bit."""
+        if turn % EVERY == 0:
+            for _, layer, rated in parametrized(module, Rated):
+                rated.count(original(layer))
+        first, now = float(module.get_buffer(FIRST)), float(module.get_buffer(NOW))
+        wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
+        module.get_buffer(PRICE).mul_(math.exp(GAIN * max(-1.0, min(1.0, 4 * (now / wanted - 1)))))
+
+    def penalty(self, module: nn.Module) -> Tensor:
+        """The price of all bits."""
+        bits = _mean_bits(module)
+        module.get_buffer(NOW).copy_(bits.detach())
+        return module.get_buffer(PRICE) * bits
+
+    def finish(self, module: nn.Module) -> dict[str, Code]:
+        """The symbols, and the steps of their grids."""
+        codes = {}
+        for name, layer, rated in parametrized(module, Rated):
+            symbols = rated.symbols(original(layer)).detach().clamp(-127, 127).cpu().numpy()
+            codes[name] = Code(symbols.astype(np.int16), Affine.per_tensor(float(rated.step.detach())))
+        plain_(module)
+        for name in (PRICE, FIRST, NOW):
+            delattr(module, name)
+        return codes
+
+
+def _mean_bits(module: nn.Module) -> Tensor:
+    costs, count = [], 0
+    for _, layer, rated in parametrized(module, Rated):
+        weight = original(layer)
+        costs.append(rated.cost(weight))
+        count += weight.numel()
+    return torch.stack(costs).sum() / count

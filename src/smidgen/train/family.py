@@ -1,0 +1,187 @@
+"""What every family of compression is while a network is trained, and what they share."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from smidgen.code import Code
+from smidgen.errors import RecipeError
+
+__all__ = ["Family", "check_choice", "check_flag", "check_part", "check_whole", "inner", "layers_of", "original", "parametrized", "plain_", "seen_inputs", "straight_through"]
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """One way to make a network small while it is trained: a frozen dataclass that is its own configuration.
+
+    While a stage lasts, weights are PyTorch's parametrizations (``torch.nn.utils.parametrize``): the network computes
+    with what they give, and the gradient passes through them to what is trained. Afterwards the module is plain again.
+
+    Args:
+        match: patterns of the names of weights (``fnmatch``); the others are trained as they are.
+        keep: patterns of weights that are left out nevertheless.
+    """
+
+    match: tuple[str, ...] = ("*",)
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("match", "keep"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):
+                raise RecipeError(f"{name}={value!r}, but it must be a list of name patterns")
+
+    def restructure(self, module: nn.Module) -> None:
+        """Changes which layers there are, in place, whatever their weights. Later stages find it so."""
+
+    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+        """Makes weights parametrized, from what they are now.
+
+        Args:
+            module: restructured.
+            pictures: inputs of the network, to see what activations are.
+        """
+
+    def update(self, module: nn.Module, part: float, turn: int) -> None:
+        """Called after the gradients of each batch are known, and before the weights move.
+
+        Args:
+            module: as ``begin`` left it.
+            part: how much of the stage is done, 0 to 1.
+            turn: updates done in this stage.
+        """
+
+    def penalty(self, module: nn.Module) -> Tensor | None:
+        """What is added to the loss."""
+        return None
+
+    def finish(self, module: nn.Module) -> dict[str, Code]:
+        """Makes weights plain again, with the values that they end with; the codes of those that have one."""
+        plain_(module)
+        return {}
+
+    def layers(self, module: nn.Module) -> dict[str, nn.Module]:
+        """The layers whose weights are changed, by the names of these weights, in the order of the module.
+
+        Raises:
+            RecipeError: there are none.
+        """
+        found = {name: layer for name, layer in layers_of(module).items() if self._takes(name)}
+        if not found:
+            raise RecipeError(f"match={list(self.match)} keep={list(self.keep)}: leave no weight to change")
+        return found
+
+    def _takes(self, name: str) -> bool:
+        return any(fnmatchcase(name, p) for p in self.match) and not any(fnmatchcase(name, p) for p in self.keep)
+
+
+def layers_of(module: nn.Module) -> dict[str, nn.Module]:
+    """Convolutions and linear layers by the names of their weights.
+
+    Example:
+        >>> list(layers_of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))))
+        ['0.weight', '3.weight']
+    """
+    found = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, LAYERS):
+            found[f"{name}.weight" if name else "weight"] = layer
+    return found
+
+
+def parametrized(module: nn.Module, kind: type[Any]) -> Iterator[tuple[str, nn.Module, Any]]:
+    """Each weight that a parametrization of this kind makes: its name, its layer, and the parametrization."""
+    for name, layer in layers_of(module).items():
+        if parametrize.is_parametrized(layer, "weight"):
+            first = layer.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+            if isinstance(first, kind):
+                yield name, layer, first
+
+
+def inner(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+    """All layers but the first and the last one.
+
+    Example:
+        >>> list(inner({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1), "c": nn.Linear(1, 1)}))
+        ['b']
+    """
+    names = list(layers)[1:-1]
+    return {name: layers[name] for name in names}
+
+
+def seen_inputs(
+    module: nn.Module, layers: Mapping[str, nn.Module], pictures: Tensor, without: str
+) -> dict[str, Tensor]:
+    """What each layer is given for some pictures, before the module of it that is called ``without``."""
+    seen: dict[str, Tensor] = {}
+    handles = []
+    for name, layer in layers.items():
+
+        def keep(_: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+            seen.setdefault(name, given[0].detach())
+
+        handles.append(layer.get_submodule(without).register_forward_pre_hook(keep))
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            module(pictures)
+    finally:
+        module.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def plain_(module: nn.Module) -> None:
+    """Gives every weight the value that its parametrization makes, and takes that away."""
+    for layer in list(module.modules()):
+        if isinstance(layer, LAYERS) and parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
+def original(layer: nn.Module) -> nn.Parameter:
+    """What is trained in place of a parametrized weight."""
+    found: nn.Parameter = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
+    return found
+
+
+def straight_through(value: Tensor, ideal: Tensor) -> Tensor:
+    """``value``, with the gradient of ``ideal``: Bengio et al., arXiv 1308.3432."""
+    return ideal + (value - ideal).detach()
+
+
+def check_part(family: Any, name: str, low: float = 0.0, high: float = 1.0) -> None:
+    """Raises RecipeError unless the field is a number above ``low`` and at most ``high``."""
+    value = getattr(family, name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
+        raise RecipeError(f"{name}={value!r}, but it must be a number above {low:g} and at most {high:g}")
+
+
+def check_whole(family: Any, name: str, low: int, high: int) -> None:
+    """Raises RecipeError unless the field is a whole number in ``low..high``."""
+    value = getattr(family, name)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RecipeError(f"{name}={value!r}, but it must be a whole number in {low}..{high}")
+
+
+def check_choice(family: Any, name: str, choices: tuple[str, ...]) -> None:
+    """Raises RecipeError unless the field is one of ``choices``."""
+    if getattr(family, name) not in choices:
+        raise RecipeError(f"{name}={getattr(family, name)!r}, but it must be one of {', '.join(choices)}")
+
+
+def check_flag(family: Any, name: str) -> None:
+    """Raises RecipeError unless the field is true or false."""
+    if not isinstance(getattr(family, name), bool):
+        raise RecipeError(f"{name}={getattr(family, name)!r}, but it must be true or false")

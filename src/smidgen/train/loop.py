@@ -1,0 +1,287 @@
+"""One stage: epochs of training, with a state after each from which it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from smidgen import distributed
+from smidgen.archive import Preprocessing
+from smidgen.errors import ModelError
+from smidgen.file import replace_file
+from smidgen.train.fold import NORMS
+from smidgen.train.pictures import Labelled, Pictures, batches
+from smidgen.train.recipe import Schedule, Stage
+
+__all__ = ["Epoch", "Lesson", "accuracy", "best_device", "inputs", "learn"]
+
+MOMENTUM = 0.9
+CLIP = 5.0
+"""Largest norm of all gradients together; longer ones are shortened to it."""
+
+MEASURED = 500
+"""Pictures that are measured at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What a stage learns from.
+
+    Args:
+        pictures: to train on, and to measure on.
+        preprocessing: how a picture becomes the input.
+        teacher: the uncompressed network, or None.
+        seed: of all draws of this stage.
+        checkpoint: where the state is kept after each epoch.
+    """
+
+    pictures: Pictures
+    preprocessing: Preprocessing
+    teacher: nn.Module | None
+    seed: tuple[int, int]
+    checkpoint: Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after an epoch: the mean loss, the share of the measuring pictures that are named right, in percent,
+    and how long it took, in seconds."""
+
+    stage: str
+    epoch: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+def best_device() -> torch.device:
+    """A GPU of this process's own, if there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", distributed.rank() % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def learn(
+    module: nn.Module,
+    stage: Stage,
+    lesson: Lesson,
+    done: list[Epoch],
+    advance: Callable[[int], None],
+    on_epoch: Callable[[list[Epoch]], None],
+) -> list[Epoch]:
+    """Trains a module for a stage, from its last checkpoint on if there is one.
+
+    Args:
+        module: begun by the stage's family; trained in place.
+        stage: what is done, and how long.
+        lesson: what it learns from.
+        done: epochs of earlier stages.
+        advance: takes how many pictures are done in this stage.
+        on_epoch: takes all epochs so far, after each.
+
+    Returns:
+        All epochs so far.
+
+    Raises:
+        ModelError: the loss is not finite any more.
+    """
+    schedule = stage.schedule
+    optimizer = _optimizer(module, schedule)
+    history, first = done, 0
+    if lesson.checkpoint.exists():
+        kept = _resumed(lesson.checkpoint, stage.name, module, optimizer)
+        if kept is not None:
+            history, first = kept, kept[-1].epoch
+    count = len(lesson.pictures.training)
+    with _prepared(module):
+        for epoch in range(first, schedule.epochs):
+            start = time.monotonic()
+            loss = _one_epoch(module, stage, lesson, optimizer, epoch, lambda seen, e=epoch: advance(e * count + seen))
+            right = accuracy(module, lesson.pictures.measuring, lesson.preprocessing)
+            history = [*history, Epoch(stage.name, epoch + 1, loss, right, time.monotonic() - start)]
+            if distributed.is_first():
+                _keep(lesson.checkpoint, module, optimizer, history)
+                on_epoch(history)
+    return history
+
+
+def _one_epoch(
+    module: nn.Module,
+    stage: Stage,
+    lesson: Lesson,
+    optimizer: torch.optim.Optimizer,
+    epoch: int,
+    advance: Callable[[int], None],
+) -> float:
+    """The mean loss of one pass over the pictures."""
+    schedule, pictures = stage.schedule, lesson.pictures.training
+    rng = np.random.default_rng((*lesson.seed, epoch))
+    torch.manual_seed(int(rng.integers(2**62)))
+    batch = min(schedule.batch, len(pictures))
+    turns = len(pictures) // batch
+    own = slice(distributed.rank(), None, distributed.size())
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    module.train()
+    total = torch.zeros(())
+    for turn, (given, classes) in enumerate(batches(pictures, batch, rng, schedule.shift, schedule.mirror, own)):
+        part = (epoch * turns + turn) / (schedule.epochs * turns)
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * speed(part, schedule.warmup)
+        loss = _loss(module, stage, lesson, given, classes)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        _average([p.grad for p in parameters if p.grad is not None])
+        stage.family.update(module, part, epoch * turns + turn)
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        total += loss.detach().cpu()
+        advance((turn + 1) * batch)
+    if not math.isfinite(float(total)):
+        raise ModelError(f"stage {stage.name}: training diverged in epoch {epoch + 1}; lower its learning_rate")
+    distributed.share([b for b in module.buffers() if b.is_floating_point()])
+    return float(total) / turns
+
+
+def speed(part: float, warmup: float) -> float:
+    """The learning rate as a part of the largest, when ``part`` of all updates are done.
+
+    Example:
+        >>> [round(speed(part, 0.5), 2) for part in (0.25, 0.5, 0.75, 1)]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+    if part < warmup:
+        return max(part / warmup, 1e-3)
+    return 0.5 + 0.5 * math.cos(math.pi * (part - warmup) / (1 - warmup)) if warmup < 1 else 1.0
+
+
+def _loss(module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classes: Tensor) -> Tensor:
+    """Cross entropy, divergence from the teacher, and what the family adds."""
+    schedule, device = stage.schedule, next(module.parameters()).device
+    x, classes = inputs(given, lesson.preprocessing, device), classes.to(device)
+    with _mixed(device):
+        scores = module(x)
+    scores = scores.float()
+    loss = functional.cross_entropy(scores, classes)
+    if lesson.teacher is not None and schedule.distill:
+        with torch.no_grad(), _mixed(device):
+            taught = lesson.teacher(x)
+        heat = schedule.temperature
+        apart = functional.kl_div(
+            functional.log_softmax(scores / heat, 1), functional.log_softmax(taught.float() / heat, 1),
+            reduction="batchmean", log_target=True,
+        )  # fmt: skip
+        loss = (1 - schedule.distill) * loss + schedule.distill * heat**2 * apart
+    penalty = stage.family.penalty(module)
+    return loss if penalty is None else loss + penalty
+
+
+def inputs(pictures: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """What the network takes, from pictures on the scale of 0 to 255."""
+    x = pictures.to(device).float()
+    if preprocessing.channels == "BGR":
+        x = x.flip(1)
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def accuracy(module: nn.Module, pictures: Labelled, preprocessing: Preprocessing) -> float:
+    """Percent of the pictures whose likeliest class is the true one."""
+    device = next(module.parameters()).device
+    was_training = module.training
+    module.eval()
+    right = 0
+    with torch.no_grad(), _mixed(device):
+        for places in torch.arange(len(pictures)).split(MEASURED):
+            scores = module(inputs(pictures[places], preprocessing, device))
+            right += int((scores.argmax(1).cpu() == pictures.classes[places]).sum())
+    module.train(was_training)
+    return 100 * right / len(pictures)
+
+
+def _mixed(device: torch.device) -> Any:
+    """Convolutions in bfloat16, where the processor has instructions for that."""
+    enabled = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=bool(enabled))
+
+
+@contextmanager
+def _prepared(module: nn.Module) -> Iterator[None]:
+    """Puts channels last, and has gradients arrive so at normalizations, whose backward pass is ten times slower else."""
+
+    def arranged(layer: nn.Module, given: object, output: Tensor) -> None:
+        if output.requires_grad and output.dim() == 4:
+            output.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    hooks = [layer.register_forward_hook(arranged) for layer in module.modules() if isinstance(layer, NORMS)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+
+
+def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": schedule.decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if schedule.optimizer == "adam":
+        return torch.optim.AdamW(groups, schedule.learning_rate)
+    return torch.optim.SGD(groups, schedule.learning_rate, MOMENTUM, nesterov=True)
+
+
+def _average(gradients: list[Tensor]) -> None:
+    if distributed.size() > 1:
+        distributed.add_up(gradients)
+        for gradient in gradients:
+            gradient /= distributed.size()
+
+
+def _keep(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[Epoch]) -> None:
+    tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    for place, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if value is not None:
+                tensors[f"optimizer.{place}.{name}"] = torch.as_tensor(value)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"history": json.dumps([vars(epoch) for epoch in history])}
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _resumed(
+    path: Path, stage: str, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> list[Epoch] | None:
+    """The epochs done, if the checkpoint is of this stage; its state is loaded."""
+    try:
+        with safe_open(path, "pt") as file:
+            history = [Epoch(**epoch) for epoch in json.loads((file.metadata() or {}).get("history", "[]"))]
+            if not history or history[-1].stage != stage:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
+    except SafetensorError:
+        return None
+    module.load_state_dict({n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")})
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, place, key = name.split(".", 2)
+            states.setdefault(int(place), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return history

@@ -1,0 +1,197 @@
+"""Labelled pictures to train on and others to measure on, and how they are varied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from smidgen.archive import Label, Preprocessing
+from smidgen.errors import InputError
+from smidgen.run.pictures import find_labelled, open_picture, resized
+
+__all__ = ["Labelled", "Pictures", "batches", "pictures_in"]
+
+TRAINING, MEASURING = ("train",), ("test", "val", "validation")
+"""Names of sub-folders."""
+
+HELD_OUT = 10
+"""One of so many pictures is held out where there is no folder of others to measure on."""
+
+AT_ONCE = 2**31
+"""Bytes of pictures that are kept in memory; where there are more, each is read when it is needed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Pictures and their classes.
+
+    Args:
+        source: all pictures, uint8 of shape (n, 3, height, width); or their files, where they are too many to keep.
+        classes: int64 of shape (n,).
+        size: height and width that files are resized to.
+        resample: how.
+    """
+
+    source: Tensor | Sequence[Path]
+    classes: Tensor
+    size: tuple[int, int]
+    resample: str = "bilinear"
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __getitem__(self, places: Tensor) -> Tensor:
+        """The pictures in these places: uint8 of shape (places, 3, height, width)."""
+        if isinstance(self.source, Tensor):
+            return self.source[places]
+        return _read([self.source[place] for place in places.tolist()], self.size, self.resample)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What a network is trained on, and what it is measured on.
+
+    Args:
+        training: what the weights see.
+        measuring: other pictures, by which nothing is chosen.
+        labels: the classes.
+        where: what the measuring pictures are, for reports.
+    """
+
+    training: Labelled
+    measuring: Labelled
+    labels: tuple[Label, ...]
+    where: str
+
+
+def pictures_in(folder: Path, labels: tuple[Label, ...], size: tuple[int, int], resample: str, seed: int) -> Pictures:
+    """The pictures of ``folder/train/<class>`` and ``folder/test/<class>`` (or ``val``), or of ``folder/<class>``, of
+    which then every tenth, drawn at random within its class, is held out to measure on.
+
+    Args:
+        folder: of pictures.
+        labels: the classes; none to take the names of the folders, sorted.
+        size: height and width that pictures are resized to.
+        resample: how; "bilinear" or "bicubic".
+        seed: of the draw.
+
+    Raises:
+        InputError: there is no such folder, it has no class folders, one is no class, or a picture cannot be read.
+    """
+    training, measuring = (next((folder / n for n in names if (folder / n).is_dir()), None) for names in
+                           (TRAINING, MEASURING))  # fmt: skip
+    if (training is None) != (measuring is None):
+        raise InputError(f"{folder}: has a folder of pictures to train on or to measure on, but not both (train, test)")
+    first = training or folder
+    labels = labels or _labels(first)
+    found = find_labelled(first, labels)
+    if found is None:
+        raise InputError(f"{first}: training needs a sub-folder for each class")
+    if measuring is not None:
+        others, where = find_labelled(measuring, labels), str(measuring.name)
+        if others is None:
+            raise InputError(f"{measuring}: measuring needs a sub-folder for each class")
+    else:
+        found, others = _held_out(found, seed)
+        where = f"one in {HELD_OUT}, held out"
+    loaded = [_loaded(pairs, size, resample) for pairs in (found, others)]
+    return Pictures(loaded[0], loaded[1], labels, where)
+
+
+def _labels(folder: Path) -> tuple[Label, ...]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{folder}: training needs a sub-folder for each class, at least two")
+    return tuple(Label(name, name) for name in names)
+
+
+def _held_out(
+    found: list[tuple[Path, int]], seed: int
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    rng, kept, held = np.random.default_rng(seed), [], []
+    for index in sorted({index for _, index in found}):
+        own = [pair for pair in found if pair[1] == index]
+        order = rng.permutation(len(own))
+        count = max(1, len(own) // HELD_OUT)
+        if len(own) < 2:
+            raise InputError(f"{own[0][0].parent}: holds one picture; a class needs one to train on and one to measure")
+        held += [own[place] for place in order[:count]]
+        kept += [own[place] for place in order[count:]]
+    return kept, held
+
+
+def _loaded(found: list[tuple[Path, int]], size: tuple[int, int], resample: str) -> Labelled:
+    files, classes = [path for path, _ in found], torch.tensor([index for _, index in found])
+    if len(files) * 3 * size[0] * size[1] > AT_ONCE:
+        return Labelled(files, classes, size, resample)
+    return Labelled(_read(files, size, resample), classes, size, resample)
+
+
+def _read(files: Sequence[Path], size: tuple[int, int], resample: str) -> Tensor:
+    pictures = torch.empty((len(files), 3, *size), dtype=torch.uint8)
+
+    def read(place: int) -> None:
+        pixels = open_picture(files[place])
+        if pixels.shape[:2] != size:
+            pixels = np.asarray(resized(Image.fromarray(pixels), *size, resample))
+        pictures[place] = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(read, range(len(files))):
+            pass
+    return pictures
+
+
+def batches(
+    pictures: Labelled, size: int, rng: np.random.Generator, shift: int, mirror: bool, part: slice
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over the pictures in random order, moved and mirrored; what is left over at the end is left out.
+
+    Args:
+        pictures: to learn from.
+        size: pictures of a batch.
+        rng: of all draws.
+        shift: pixels that a picture is moved at most, up or down and to a side; its mirror image fills what is free.
+        mirror: whether half of the pictures are mirrored.
+        part: of each batch, which is given; all draws are made for the whole.
+
+    Yields:
+        float32 of shape (n, 3, height, width) on the scale of 0 to 255, and the classes.
+    """
+    order = torch.from_numpy(rng.permutation(len(pictures)))
+    size = min(size, len(pictures))
+    for start in range(0, len(order) - size + 1, size):
+        places = order[start : start + size]
+        moves = rng.integers(0, 2 * shift + 1, (2, size))
+        turned = rng.random(size) < (0.5 if mirror else 0.0)
+        yield (
+            _varied(pictures[places[part]], shift, moves[:, part], turned[part]).float(),
+            pictures.classes[places[part]],
+        )
+
+
+def _varied(pictures: Tensor, shift: int, moves: NDArray[np.int64], turned: NDArray[np.bool_]) -> Tensor:
+    count, _, height, width = pictures.shape
+    rows, columns = torch.arange(height), torch.arange(width)
+    down = _reflected(rows + torch.from_numpy(moves[0])[:, None] - shift, height)
+    across = torch.where(torch.from_numpy(turned)[:, None], columns.flip(0), columns)
+    across = _reflected(across + torch.from_numpy(moves[1])[:, None] - shift, width)
+    own = torch.arange(count)[:, None, None]
+    return pictures[own, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _reflected(places: Tensor, size: int) -> Tensor:
+    """Places beyond an edge, by their mirror images within."""
+    inner = places.abs()
+    return torch.minimum(inner, 2 * (size - 1) - inner).clamp(0, size - 1)
