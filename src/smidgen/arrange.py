@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -85,6 +85,19 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
                         for name in other.input
                     }  # fmt: skip
     return [name for name in archive.tensors if name in found and name not in sources]
+
+
+def _joined(makers: Mapping[str, Any], uses: Mapping[str, list[_Use]], name: str) -> list[Any]:
+    """The convolutions whose outputs, joined along the channels, are a tensor, if nothing else uses them."""
+    maker = makers.get(name)
+    if maker is None or len(uses[name]) != 1:
+        return []
+    if maker.op_type == "Conv":
+        return [maker]
+    axis = next((a.i for a in maker.attribute if a.name == "axis"), None)
+    parts = [makers.get(part) for part in maker.input] if axis == 1 else []
+    single = all(part is not None and part.op_type == "Conv" and len(uses[part.output[0]]) == 1 for part in parts)
+    return parts if single else []
 
 
 def _scalable(weight: Any) -> bool:
@@ -237,41 +250,47 @@ class _Work:
     # normalization
 
     def fold_normalization(self) -> None:
-        """A normalization by fixed numbers is a scale and a bias for each output of the convolution before it."""
+        """A normalization by fixed numbers is a scale and a bias for each output of the convolution before it, or of
+        those that are joined before it."""
         for graph in graphs_of(self.graph):
-            makers = {node.output[0]: node for node in graph.node if node.op_type == "Conv"}
+            makers = {node.output[0]: node for node in graph.node if node.op_type in ("Conv", "Concat")}
             uses, gone = self._uses(), []
-            final = {value.name for value in graph.output}
+            for value in graph.output:  # what the graph gives has a use beside those in it
+                uses.setdefault(value.name, []).append(_Use(None, 0))
             for node in graph.node:
-                layer = makers.get(node.input[0]) if node.op_type == "BatchNormalization" else None
-                if layer is None or len(uses[node.input[0]]) != 1 or node.input[0] in final:
+                if node.op_type != "BatchNormalization":
                     continue
-                names = [*layer.input[2:], *node.input[1:]]
-                if any(isinstance(self._constant(name), Code | None) for name in names if name):
-                    continue
-                if not _scalable(self._constant(layer.input[1])):
-                    continue
-                if any(len(uses[name]) != 1 for name in layer.input[1:] if name):
-                    continue
-                self._fold(layer, node)
-                gone.append(node)
+                layers = _joined(makers, uses, node.input[0])
+                if layers and all(self._foldable_into(layer, node, uses) for layer in layers):
+                    self._fold(layers, node)
+                    makers[node.input[0]].output[0] = node.output[0]
+                    gone.append(node)
             if gone:
                 self._set_nodes([node for node in graph.node if not any(node is other for other in gone)], graph)
 
-    def _fold(self, layer: Any, node: Any) -> None:
+    def _foldable_into(self, layer: Any, node: Any, uses: Mapping[str, list[_Use]]) -> bool:
+        names = [name for name in (*layer.input[2:], *node.input[1:]) if name]
+        if any(isinstance(self._constant(name), Code | None) for name in names):
+            return False
+        return _scalable(self._constant(layer.input[1])) and all(len(uses[n]) == 1 for n in layer.input[1:] if n)
+
+    def _fold(self, layers: Sequence[Any], node: Any) -> None:
         scale, shift, mean, variance = (np.asarray(self._constant(name), np.float64) for name in node.input[1:5])
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-        factor = scale / np.sqrt(variance + epsilon)
-        weight = self._constant(layer.input[1])
-        bias = self._constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
-        shifted = (np.asarray(bias, np.float64) - mean) * factor + shift
-        self.tensors[layer.input[1]] = _scaled(weight, factor)
-        if len(layer.input) < 3:
-            layer.input.append(self._bias_name(layer.input[1]))
-        elif not layer.input[2]:
-            layer.input[2] = self._bias_name(layer.input[1])
-        self.tensors[layer.input[2]] = shifted.astype(np.float32 if isinstance(weight, Code) else weight.dtype)
-        layer.output[0] = node.output[0]
+        factors = scale / np.sqrt(variance + epsilon)
+        done = 0
+        for layer in layers:
+            weight = self._constant(layer.input[1])
+            own = slice(done, done + weight.shape[0])
+            done += weight.shape[0]
+            bias = self._constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
+            shifted = (np.asarray(bias, np.float64) - mean[own]) * factors[own] + shift[own]
+            self.tensors[layer.input[1]] = _scaled(weight, factors[own])
+            if len(layer.input) < 3:
+                layer.input.append(self._bias_name(layer.input[1]))
+            elif not layer.input[2]:
+                layer.input[2] = self._bias_name(layer.input[1])
+            self.tensors[layer.input[2]] = shifted.astype(np.float32 if isinstance(weight, Code) else weight.dtype)
 
     def _bias_name(self, weight: str) -> str:
         name = weight.removesuffix("weight") + "bias" if weight.endswith("weight") else f"{weight}_bias"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -23,11 +24,13 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
     After each stage there is a .smidgen file in the folder OUT, and curves.json and curves.png show how it went. The
     same command goes on where a run was stopped.
     """
+    from smidgen import distributed
     from smidgen.reporter import Reporter
     from smidgen.train import train as carried_out
     from smidgen.train.curves import draw
 
     reporter = Reporter(progress, lambda line: click.echo(line, err=True))
+    distributed.broadcast(partial(carried_out, recipe, data, out))  # under torchrun all processes do the same
     outcome = carried_out(recipe, data, out, reporter)
     drawn = draw(outcome, out / "curves.png")
     if as_json:

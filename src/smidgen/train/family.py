@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -15,13 +14,26 @@ from torch.nn.utils import parametrize
 from smidgen.code import Code
 from smidgen.errors import RecipeError
 
-__all__ = ["Family", "check_choice", "check_flag", "check_part", "check_whole", "inner", "layers_of", "original", "parametrized", "plain_", "seen_inputs", "straight_through"]
+__all__ = [
+    "Family",
+    "check_choice",
+    "check_flag",
+    "check_part",
+    "check_whole",
+    "inner",
+    "layers_of",
+    "original",
+    "parametrized",
+    "plain_",
+    "seen_inputs",
+    "straight_through",
+]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 @dataclass(frozen=True)
-class Family(ABC):
+class Family:
     """One way to make a network small while it is trained: a frozen dataclass that is its own configuration.
 
     While a stage lasts, weights are PyTorch's parametrizations (``torch.nn.utils.parametrize``): the network computes
@@ -70,7 +82,7 @@ class Family(ABC):
         plain_(module)
         return {}
 
-    def layers(self, module: nn.Module) -> dict[str, nn.Module]:
+    def layers(self, module: nn.Module) -> dict[str, Any]:
         """The layers whose weights are changed, by the names of these weights, in the order of the module.
 
         Raises:
@@ -85,7 +97,7 @@ class Family(ABC):
         return any(fnmatchcase(name, p) for p in self.match) and not any(fnmatchcase(name, p) for p in self.keep)
 
 
-def layers_of(module: nn.Module) -> dict[str, nn.Module]:
+def layers_of(module: nn.Module) -> dict[str, Any]:
     """Convolutions and linear layers by the names of their weights.
 
     Example:
@@ -99,16 +111,16 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def parametrized(module: nn.Module, kind: type[Any]) -> Iterator[tuple[str, nn.Module, Any]]:
+def parametrized(module: nn.Module, kind: Any) -> Iterator[tuple[str, Any, Any]]:
     """Each weight that a parametrization of this kind makes: its name, its layer, and the parametrization."""
     for name, layer in layers_of(module).items():
         if parametrize.is_parametrized(layer, "weight"):
-            first = layer.parametrizations["weight"][0]  # type: ignore[index, union-attr]
+            first = layer.parametrizations["weight"][0]
             if isinstance(first, kind):
                 yield name, layer, first
 
 
-def inner(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
+def inner(layers: Mapping[str, Any]) -> dict[str, Any]:
     """All layers but the first and the last one.
 
     Example:
@@ -119,9 +131,7 @@ def inner(layers: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     return {name: layers[name] for name in names}
 
 
-def seen_inputs(
-    module: nn.Module, layers: Mapping[str, nn.Module], pictures: Tensor, without: str
-) -> dict[str, Tensor]:
+def seen_inputs(module: nn.Module, layers: Mapping[str, Any], pictures: Tensor, without: str) -> dict[str, Tensor]:
     """What each layer is given for some pictures, before the module of it that is called ``without``."""
     seen: dict[str, Tensor] = {}
     handles = []
@@ -150,9 +160,9 @@ def plain_(module: nn.Module) -> None:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
-def original(layer: nn.Module) -> nn.Parameter:
+def original(layer: Any) -> nn.Parameter:
     """What is trained in place of a parametrized weight."""
-    found: nn.Parameter = layer.parametrizations["weight"].original  # type: ignore[index, union-attr]
+    found: nn.Parameter = layer.parametrizations["weight"].original
     return found
 
 

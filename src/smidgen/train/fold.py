@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,14 @@ def _pairs(module: nn.Module, pictures: Tensor) -> tuple[dict[str, tuple[nn.Modu
             handle.remove()
 
 
-def _fold_(convolution: nn.Module, norm: nn.Module) -> None:
-    weight, bias, mean, variance = norm.weight, norm.bias, norm.running_mean, norm.running_var
-    factor = (1 if weight is None else weight.double()) / (variance.double() + norm.eps).sqrt()  # type: ignore[operator]
-    shape = (-1,) + (1,) * (convolution.weight.dim() - 1)  # type: ignore[operator]
-    old = 0 if convolution.bias is None else convolution.bias.double()  # type: ignore[operator]
-    shifted = (old - mean.double()) * factor + (0 if bias is None else bias.double())  # type: ignore[operator]
-    convolution.weight.copy_(convolution.weight.double() * factor.reshape(shape))  # type: ignore[operator, union-attr]
-    convolution.bias = nn.Parameter(shifted.to(convolution.weight.dtype))  # type: ignore[arg-type]
+def _fold_(convolution: Any, norm: Any) -> None:
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    factor = (1 if norm.weight is None else norm.weight.double()) / deviation
+    old = 0 if convolution.bias is None else convolution.bias.double()
+    shifted = (old - norm.running_mean.double()) * factor + (0 if norm.bias is None else norm.bias.double())
+    shape = (-1,) + (1,) * (convolution.weight.dim() - 1)
+    convolution.weight.copy_(convolution.weight.double() * factor.reshape(shape))
+    convolution.bias = nn.Parameter(shifted.to(convolution.weight.dtype))
 
 
 def _replace_(module: nn.Module, name: str, layer: nn.Module) -> None:

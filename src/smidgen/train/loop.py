@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after an epoch: the mean loss, the share of the measuring pictures that are named right, in percent,
-    and how long it took, in seconds."""
+    """What is known after an epoch: the mean loss, percent of the measuring pictures named right, and seconds taken."""
 
     stage: str
     epoch: int
@@ -109,13 +109,20 @@ def learn(
     with _prepared(module):
         for epoch in range(first, schedule.epochs):
             start = time.monotonic()
-            loss = _one_epoch(module, stage, lesson, optimizer, epoch, lambda seen, e=epoch: advance(e * count + seen))
-            right = accuracy(module, lesson.pictures.measuring, lesson.preprocessing)
+            seen = partial(_advance, advance, epoch * count)
+            loss = _one_epoch(module, stage, lesson, optimizer, epoch, seen)
+            first_one = distributed.is_first()
+            measured = accuracy(module, lesson.pictures.measuring, lesson.preprocessing) if first_one else 0.0
+            right = distributed.broadcast(measured)
             history = [*history, Epoch(stage.name, epoch + 1, loss, right, time.monotonic() - start)]
-            if distributed.is_first():
+            if first_one:
                 _keep(lesson.checkpoint, module, optimizer, history)
                 on_epoch(history)
     return history
+
+
+def _advance(advance: Callable[[int], None], before: int, done: int) -> None:
+    advance(before + done)
 
 
 def _one_epoch(
@@ -204,7 +211,7 @@ def accuracy(module: nn.Module, pictures: Labelled, preprocessing: Preprocessing
     module.eval()
     right = 0
     with torch.no_grad(), _mixed(device):
-        for places in torch.arange(len(pictures)).split(MEASURED):
+        for places in torch.split(torch.arange(len(pictures)), MEASURED):
             scores = module(inputs(pictures[places], preprocessing, device))
             right += int((scores.argmax(1).cpu() == pictures.classes[places]).sum())
     module.train(was_training)
@@ -217,13 +224,17 @@ def _mixed(device: torch.device) -> Any:
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(enabled))
 
 
+def _channels_last(gradient: Tensor) -> Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
 @contextmanager
 def _prepared(module: nn.Module) -> Iterator[None]:
-    """Puts channels last, and has gradients arrive so at normalizations, whose backward pass is ten times slower else."""
+    """Puts channels last, and has gradients arrive so at normalizations, which are ten times slower else."""
 
     def arranged(layer: nn.Module, given: object, output: Tensor) -> None:
         if output.requires_grad and output.dim() == 4:
-            output.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+            output.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     hooks = [layer.register_forward_hook(arranged) for layer in module.modules() if isinstance(layer, NORMS)]
@@ -265,9 +276,7 @@ def _keep(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, histo
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def _resumed(
-    path: Path, stage: str, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[Epoch] | None:
+def _resumed(path: Path, stage: str, module: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch] | None:
     """The epochs done, if the checkpoint is of this stage; its state is loaded."""
     try:
         with safe_open(path, "pt") as file:

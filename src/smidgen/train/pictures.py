@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from smidgen.archive import Label, Preprocessing
+from smidgen.archive import Label
 from smidgen.errors import InputError
 from smidgen.run.pictures import find_labelled, open_picture, resized
 
@@ -116,9 +116,7 @@ def _labels(folder: Path) -> tuple[Label, ...]:
     return tuple(Label(name, name) for name in names)
 
 
-def _held_out(
-    found: list[tuple[Path, int]], seed: int
-) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+def _held_out(found: list[tuple[Path, int]], seed: int) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
     rng, kept, held = np.random.default_rng(seed), [], []
     for index in sorted({index for _, index in found}):
         own = [pair for pair in found if pair[1] == index]

@@ -62,7 +62,9 @@ class Schedule:
             value = getattr(self, name)
             least = 0 if name in ("warmup", "decay", "distill") else 1e-12
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= top:
-                raise RecipeError(f"{name}={value!r}, but it must be a number {'' if least else 'above 0 '}up to {top:g}")
+                raise RecipeError(
+                    f"{name}={value!r}, but it must be a number {'' if least else 'above 0 '}up to {top:g}"
+                )
         if self.optimizer not in ("sgd", "adam"):
             raise RecipeError(f"optimizer={self.optimizer!r}, but it must be sgd or adam")
         if not isinstance(self.mirror, bool):
@@ -89,8 +91,8 @@ class Recipe:
     """A network and the stages that it goes through.
 
     Args:
-        network: one of the zoo, a ``.smidgen`` file that was made from one of the zoo, or ``package.module:function`` for
-            a function without arguments that returns a ``torch.nn.Module``.
+        network: one of the zoo, a ``.smidgen`` file that was made from one, or ``package.module:function`` for a
+            function without arguments that returns a ``torch.nn.Module``.
         stages: in order, at least one.
         arguments: of a network of the zoo.
         fresh: a network of the zoo starts from new random weights, and nothing is distilled.
@@ -100,9 +102,9 @@ class Recipe:
         RecipeError: no stages, or two of one name.
 
     Example:
-        >>> recipe = Recipe.parse('network = "squeezenet32"\\n[[stage]]\\nmethod = "Prune"\\ndensity = 0.2\\nepochs = 3')
+        >>> recipe = Recipe.parse('network = "squeezenet32"\\n[[stage]]\\nmethod = "Prune"\\ndensity = 0.2')
         >>> recipe.stages[0].name, recipe.stages[0].family.density, recipe.stages[0].schedule.epochs
-        ('prune', 0.2, 3)
+        ('prune', 0.2, 10)
     """
 
     network: str
@@ -135,7 +137,7 @@ class Recipe:
             if key in document and (not isinstance(document[key], kind) or (kind is int and document[key] is True)):
                 raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}")
         if "network" not in document:
-            raise RecipeError(f"{origin}: no network; write network = \"squeezenet32\", for instance")
+            raise RecipeError(f'{origin}: no network; write network = "squeezenet32", for instance')
         entries = document.get("stage", [])
         if not all(isinstance(entry, dict) for entry in entries):
             raise RecipeError(f"{origin}: stages must be written as [[stage]] tables")

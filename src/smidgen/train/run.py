@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from smidgen import distributed
 from smidgen.archive import Archive, Label, Preprocessing, open_archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.code import Affine, Code
-from smidgen.errors import InputError, ModelError, RecipeError
+from smidgen.errors import InputError, RecipeError
 from smidgen.file import replace_file
 from smidgen.methods import Quantize
 from smidgen.pipeline import with_program
@@ -196,13 +195,13 @@ class _Run:
         self.zoo = getattr(module, "zoo", None)
         self.weights = sum(p.numel() for p in module.parameters())
         self.teacher = None if recipe.fresh else copy.deepcopy(self.module).eval()
-        self.start = None
+        self.start: float | None = None
         self.epochs: list[Epoch] = []
         self.results: list[Result] = []
 
     def outcome(self) -> Outcome:
         """Carries out what is left to do."""
-        known = self._known()
+        known = distributed.broadcast(self._known())
         if self.teacher is not None:
             self.start = known.get("start") or accuracy(self.teacher, self.pictures.measuring, self.preprocessing)
             self.reporter.say(
@@ -242,7 +241,7 @@ class _Run:
             self.results.append(finished)
             return
         self._learn(number, stage)
-        codes = {name: code for name, code in stage.family.finish(self.module).items()}
+        codes = stage.family.finish(self.module)
         if distributed.is_first():
             tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.module.state_dict().items()}
             replace_file(state, lambda temporary: save_file(tensors, temporary))
@@ -263,9 +262,7 @@ class _Run:
         shown = self.pictures.training[torch.arange(min(SHOWN, len(self.pictures.training)))]
         stage.family.begin(self.module, inputs(shown, self.preprocessing, self.device))
         seed = (self.recipe.seed, number)
-        lesson = Lesson(
-            self.pictures, self.preprocessing, self.teacher, seed, self.out / "checkpoint.safetensors"
-        )
+        lesson = Lesson(self.pictures, self.preprocessing, self.teacher, seed, self.out / "checkpoint.safetensors")
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             self.epochs = learn(self.module, stage, lesson, self.epochs, advance, self._keep)
@@ -323,7 +320,7 @@ def _shortened(archive: Archive) -> dict[str, Any]:
             tensors[name] = BIASES(bias)
     for name in codes:
         code = tensors[name]
-        if isinstance(code.rule, Affine) and code.rule.axis is not None:
+        if isinstance(code, Code) and isinstance(code.rule, Affine) and code.rule.axis is not None:
             tensors[name] = Code(code.symbols, replace(code.rule, scale=rounded(code.rule.scale)))
     return tensors
 
@@ -332,7 +329,7 @@ def named_right(runner: Runner, pictures: Labelled) -> float:
     """Percent of the pictures that a file names right."""
     assert runner.preprocessing is not None
     right = 0
-    for places in torch.arange(len(pictures)).split(SHOWN):
+    for places in torch.split(torch.arange(len(pictures)), SHOWN):
         x = inputs(pictures[places], runner.preprocessing, torch.device("cpu")).contiguous()
         scores = runner(np.asarray(x.numpy(), np.float32, order="C"))
         right += int((scores.argmax(1) == pictures.classes[places].numpy()).sum())

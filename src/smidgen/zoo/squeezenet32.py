@@ -9,7 +9,7 @@ from smidgen.errors import ModelError
 
 __all__ = ["NormalizedFire", "SqueezeNet32"]
 
-# Squeeze width and width of each expand half of the fire modules 2 to 9; a maximum pool before them and after the third.
+# Squeeze width and width of each expand half of the fire modules 2 to 9. A pool is before them and after the third.
 _FIRES = ((32, 64), (32, 64), (64, 128), (64, 128), (96, 192), (96, 192), (128, 256), (128, 256))
 _FIRST_WIDTH = 32
 _POOLED = 2

@@ -45,7 +45,7 @@ class _Sign(torch.autograd.Function):
         return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         near = (1 - x.abs()).clamp(min=0)
         return gradient * (2 * near if ctx.polynomial else (near > 0)), None
@@ -103,8 +103,8 @@ class Signed(nn.Module):
 class Binarize(Family):
     """Trains weights of one bit, and activations of one bit, through the signs straight to real numbers behind them.
 
-    A normalization after each layer is part of what makes this work, so it stays while the network is trained; in the file
-    it is part of the scales and biases. The first layer and the last are not binary; their weights have ``edges`` bits.
+    A normalization after each layer is part of what makes this work, so it stays while the network is trained; in the
+    file it is part of the scales and biases. The first layer and the last are not binary; they have ``edges`` bits.
 
     Args:
         weights: "binary", "ternary", or "real", to make activations binary first.
@@ -113,8 +113,8 @@ class Binarize(Family):
         activations: whether the inputs of the inner layers are signs, too (XNOR-Net). The network then needs ways for
             real numbers around the layers, or it loses much: ``bypass = "layer"`` of resnet20.
         gradient: of the signs of activations: "clipped", as in XNOR-Net, or "polynomial", as in Bi-Real Net.
-        edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are; 1 to make them binary
-            like the others.
+        edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are; 1 to make them
+            binary like the others.
 
     Raises:
         RecipeError: a field is not allowed.
@@ -162,7 +162,7 @@ class Binarize(Family):
         for name, layer in layers.items() if self.edges > 1 and self.weights != "real" else ():
             if name not in codes:
                 method = methods.Quantize(bits=self.edges, granularity="axis", range="mse")
-                codes[name] = method(layer.weight.detach().cpu().numpy())  # type: ignore[operator]
+                codes[name] = method(layer.weight.detach().cpu().numpy())
         return codes
 
 

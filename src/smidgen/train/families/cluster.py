@@ -1,4 +1,4 @@
-"""Weight sharing with trained values: a codebook, whose entries move by the gradients of all weights that share them."""
+"""Weight sharing with trained values: entries of a codebook move by the gradients of all weights that share them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Gather(torch.autograd.Function):
         return levels[symbols]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (symbols,) = ctx.saved_tensors
         summed = torch.bincount(symbols.reshape(-1), gradient.reshape(-1).double(), ctx.count)
         return summed.to(gradient.dtype), None
@@ -111,7 +111,7 @@ class Cluster(Family):
         """Folds normalization, and finds the codebooks."""
         fold_normalization_(module, pictures)
         for layer in self.layers(module).values():
-            code = self._code(layer.weight)  # type: ignore[arg-type]
+            code = self._code(layer.weight)
             shared = Attended(code, self.temperature) if self.differentiable else Shared(code)
             parametrize.register_parametrization(layer, "weight", shared, unsafe=True)
 
@@ -124,7 +124,7 @@ class Cluster(Family):
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The codes."""
         codes = {}
-        for name, layer, shared in parametrized(module, Shared | Attended):
+        for name, layer, shared in parametrized(module, (Shared, Attended)):
             levels = (shared.levels * shared.moves).detach()
             if isinstance(shared, Shared):
                 values = levels[shared.symbols]

@@ -114,7 +114,7 @@ def _harm(module: nn.Module, channels: Channels, pictures: Tensor) -> dict[int, 
     module.eval()
     generator = torch.Generator().manual_seed(0)
     found: dict[int, float] = {}
-    for batch in pictures.split(BATCH):
+    for batch in torch.split(pictures, BATCH):
         scores = module(batch)
         drawn = torch.multinomial(torch.softmax(scores.detach().float().cpu(), 1), 1, generator=generator)[:, 0]
         module.zero_grad()
@@ -134,7 +134,8 @@ def _affine(module: nn.Module, channels: Channels) -> list[tuple[Any, list[nn.Pa
     """What scales and shifts channels: normalizations, and layers that none follows."""
     normed = {tuple(ids.tolist()) for ids in channels.norms.values()}
     found = [(ids, _tensors(module, name)) for name, ids in channels.norms.items()]
-    found += [(l.outputs, _tensors(module, l.name)) for l in channels.layers if tuple(l.outputs.tolist()) not in normed]
+    bare = [layer for layer in channels.layers if tuple(layer.outputs.tolist()) not in normed]
+    found += [(layer.outputs, _tensors(module, layer.name)) for layer in bare]
     return [(ids, tensors) for ids, tensors in found if tensors]
 
 

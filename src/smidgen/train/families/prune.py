@@ -96,7 +96,7 @@ class Prune(Family):
         """Masks every weight; nothing is pruned yet."""
         del pictures
         for layer in self.layers(module).values():
-            parametrize.register_parametrization(layer, "weight", Masked(layer.weight.detach()))  # type: ignore[arg-type]
+            parametrize.register_parametrization(layer, "weight", Masked(layer.weight.detach()))
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:
         """Learns from the gradients, and prunes when it is time to."""
@@ -109,7 +109,7 @@ class Prune(Family):
         if self._due(masked, part, turn):
             self._choose(masked, self.density_at(part))
 
-    def _due(self, masked: list[tuple[str, nn.Module, Any]], part: float, turn: int) -> bool:
+    def _due(self, masked: list[tuple[str, Any, Any]], part: float, turn: int) -> bool:
         """Whether it is time to prune: now and then at first, and at last when all that is left out should be."""
         if not self.at_once and part < self.until:
             return turn % EVERY == 0
@@ -117,7 +117,7 @@ class Prune(Family):
             return False
         left = sum(float(mask.mask.sum()) for _, _, mask in masked)
         count = sum(mask.mask.numel() for _, _, mask in masked)
-        return left > (self.left + SLACK) * count
+        return bool(left > (self.left + SLACK) * count)
 
     @property
     def left(self) -> float:
@@ -145,7 +145,7 @@ class Prune(Family):
             return 1 - (1 - self.density) * done
         return self.density if self.at_once else self.density + (1 - self.density) * (1 - done) ** 3
 
-    def _choose(self, masked: list[tuple[str, nn.Module, Any]], density: float) -> None:
+    def _choose(self, masked: list[tuple[str, Any, Any]], density: float) -> None:
         scores = {}
         for name, layer, mask in masked:
             weight = original(layer).detach() * mask.mask

@@ -13,7 +13,6 @@ from torch.nn.utils import parametrize
 from smidgen.code import Affine, Code
 from smidgen.train.family import (
     Family,
-    check_flag,
     check_whole,
     inner,
     original,
@@ -123,12 +122,12 @@ class Quantize(Family):
         layers = self.layers(module)
         if self.activations:
             for name, seen in seen_inputs(module, inner(layers), pictures, GRID).items():
-                layers[name].get_submodule(GRID).begin(seen)  # type: ignore[operator]
+                layers[name].get_submodule(GRID).begin(seen)
         within = inner(layers)
         for name, layer in layers.items():
             bits = self.bits if name in within else self.edges
             if bits:
-                parametrize.register_parametrization(layer, "weight", Stepped(layer.weight, bits))  # type: ignore[arg-type]
+                parametrize.register_parametrization(layer, "weight", Stepped(layer.weight, bits))
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The symbols, and their steps."""

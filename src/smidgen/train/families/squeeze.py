@@ -80,9 +80,9 @@ class Squeeze(Family):
     """Trains weights to be cheap: the entropy of their symbols is held to ``bits`` for each weight.
 
     Each layer has a grid of equal steps, which are trained too. A symbol costs what its frequency in the layer says;
-    between two points of the grid the cost is a straight line, whose slope moves weights to points that are cheaper. The
-    price of a bit, one for all layers, rises or falls until the network costs what was asked for. Normalization is folded
-    first.
+    between two points of the grid the cost is a straight line, whose slope moves weights to points that are cheaper.
+    The price of a bit, one for all layers, rises or falls until the network costs what was asked for. Normalization is
+    folded first.
 
     Args:
         bits: for each weight, in the mean over all layers, what the symbols take in the end.
@@ -111,7 +111,7 @@ class Squeeze(Family):
         """Folds normalization, and lays the grids."""
         fold_normalization_(module, pictures)
         for layer in self.layers(module).values():
-            weight: Tensor = layer.weight.detach()  # type: ignore[assignment, operator]
+            weight = layer.weight.detach()
             step = self.step * float(weight.std()) or 1.0
             parametrize.register_parametrization(layer, "weight", Rated(weight, step))
         for name, value in ((PRICE, torch.tensor(FIRST_PRICE)), (FIRST, _mean_bits(module)), (NOW, _mean_bits(module))):
