@@ -201,7 +201,7 @@ def _shaken(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _room(one: torch.Tensor, two: torch.Tensor) -> float:
-    """How far answers may be apart, by how far rounding alone moves them: where activations have few levels they jump."""
+    """How far answers may be apart: where activations have few levels, rounding alone makes them jump."""
     if one.shape != two.shape or not one.is_floating_point() or not one.numel():
         return 0.0
     return JUMPS * float(torch.nan_to_num(one - two, 0.0, 0.0, 0.0).abs().max())

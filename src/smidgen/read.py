@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from smidgen.archive import Archive, Label, Preprocessing, read_bytes
+from smidgen.archive import Archive, Label, Preprocessing, open_archive, read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
 from smidgen.graph import export_graph
 from smidgen.network import Network
 from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
-from smidgen.zoo.pretrained import SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
+from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
 __all__ = ["call", "described", "from_module", "read_model", "to_module"]
 
@@ -38,6 +39,7 @@ def read_model(spec: str) -> Archive:
         spec: one of
 
             * a network of the zoo that has pretrained weights;
+            * a ``.smidgen`` file, whose weights are what its codes stand for;
             * an ``.onnx`` file (operator sets 9 and newer);
             * an exported PyTorch program, ``.pt2``, as ``torch.export.save`` writes it;
             * a ``.safetensors`` file: weights alone, for plans;
@@ -60,18 +62,21 @@ def read_model(spec: str) -> Archive:
         module = _rebuild({"name": spec}, squeezenet1_1_weights())
         size = (SQUEEZENET1_1_PREPROCESSING.height, SQUEEZENET1_1_PREPROCESSING.width)
         return from_module(module, (3, *size), SQUEEZENET1_1_PREPROCESSING, imagenet_labels())
+    if spec in PRETRAINED:
+        return _read_archive(str(PRETRAINED[spec]))
     if spec in ZOO:
         raise ModelError(
             f"{spec}: smidgen has no pretrained weights of it; write a function that builds it with yours "
             "(smidgen.zoo.build, load_state_dict) and name that as package.module:function"
         )
-    readers = {".onnx": read_onnx, ".pt2": _read_program, ".safetensors": _read_weights}
+    readers = {".smidgen": _read_archive, ".onnx": read_onnx, ".pt2": _read_program, ".safetensors": _read_weights}
     if Path(spec).suffix in readers:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
         return described(spec, call(spec))
+    names = ", ".join((_PRETRAINED, *PRETRAINED))
     raise ModelError(
-        f"{spec!r} names no model; possible are {_PRETRAINED}, files that end in {', '.join(readers)}, and "
+        f"{spec!r} names no model; possible are {names}, files that end in {', '.join(readers)}, and "
         "package.module:function for a function that returns a torch.nn.Module"
     )
 
@@ -144,6 +149,8 @@ def _rebuild(zoo: Mapping[str, Any], weights: Mapping[str, NDArray[Any]]) -> nn.
         wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     except (OverflowError, RuntimeError, TypeError) as error:
         raise ModelError(f"the file describes a network that cannot be built: {one_line(error)}") from None
+    counters = {name: np.zeros((), np.int64) for name in wanted if name.endswith(".num_batches_tracked")}
+    weights = {**counters, **weights}  # no answer depends on them, so no graph has them
     for name in {**wanted, **weights}:
         given = weights[name].shape if name in weights else "missing"
         if given != wanted.get(name):
@@ -239,6 +246,12 @@ def _timm(module: nn.Module) -> Preprocessing | None:
     mean, std = (tuple(255 * float(number) for number in known[name]) for name in ("mean", "std"))
     resample = "bicubic" if known.get("interpolation") == "bicubic" else "bilinear"
     return Preprocessing(height, width, "RGB", mean, std, resample)  # type: ignore[arg-type]
+
+
+def _read_archive(path: str) -> Archive:
+    """A file of smidgen's own; its weights as floats, so that they can be compressed anew."""
+    archive = open_archive(path)
+    return replace(archive, tensors=archive.weights(), program=b"")
 
 
 def _read_program(path: str) -> Archive:

@@ -95,7 +95,9 @@ class Recipe:
             function without arguments that returns a ``torch.nn.Module``.
         stages: in order, at least one.
         arguments: of a network of the zoo.
-        fresh: a network of the zoo starts from new random weights, and nothing is distilled.
+        fresh: a network of the zoo starts from new random weights, and learns from classes alone without a teacher.
+        teacher: the network whose answers are distilled, named as ``network`` is; by default the network itself, as it
+            is at the beginning.
         seed: of all draws.
 
     Raises:
@@ -112,6 +114,7 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     fresh: bool = False
     seed: int = 0
+    teacher: str | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -132,8 +135,15 @@ class Recipe:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{origin}: not valid TOML: {error}") from None
-        _check_keys(document, ("network", "stage", "arguments", "fresh", "seed"), origin)
-        for key, kind in (("network", str), ("stage", list), ("arguments", dict), ("fresh", bool), ("seed", int)):
+        _check_keys(document, ("network", "stage", "arguments", "fresh", "seed", "teacher"), origin)
+        for key, kind in (
+            ("network", str),
+            ("stage", list),
+            ("arguments", dict),
+            ("fresh", bool),
+            ("seed", int),
+            ("teacher", str),
+        ):
             if key in document and (not isinstance(document[key], kind) or (kind is int and document[key] is True)):
                 raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}")
         if "network" not in document:
@@ -148,6 +158,7 @@ class Recipe:
                 document.get("arguments", {}),
                 document.get("fresh", False),
                 document.get("seed", 0),
+                document.get("teacher"),
             )
         except RecipeError as error:
             raise RecipeError(f"{origin}: {error}") from None

@@ -27,6 +27,7 @@ from smidgen.read import call, from_module, read_model, to_module
 from smidgen.reporter import SILENT, Reporter
 from smidgen.run.runner import Runner
 from smidgen.squeezer import rounded
+from smidgen.train.families.train import Train
 from smidgen.train.fold import fit_
 from smidgen.train.loop import Epoch, Lesson, accuracy, best_device, inputs, learn
 from smidgen.train.pictures import Labelled, Pictures, pictures_in
@@ -157,15 +158,20 @@ def _module(recipe: Recipe) -> tuple[nn.Module, Preprocessing | None, tuple[Labe
             raise RecipeError("arguments are for a network with new weights; say fresh = true")
         torch.manual_seed(recipe.seed)
         return build(recipe.network, **recipe.arguments), None, ()
-    if recipe.network in ZOO or recipe.network.endswith(".smidgen"):
-        archive = open_archive(recipe.network) if recipe.network.endswith(".smidgen") else read_model(recipe.network)
-        module = to_module(archive)
-        if "zoo" not in archive.metadata:
-            raise RecipeError(f"{recipe.network}: only a file of a network of the zoo can be trained; name a function")
-        vars(module)["zoo"] = dict(archive.metadata["zoo"])
-        return module, archive.preprocessing, archive.labels
-    module = call(recipe.network)
-    return module, getattr(module, "preprocessing", None), tuple(getattr(module, "labels", ()))
+    return _trained(recipe.network)
+
+
+def _trained(name: str) -> tuple[nn.Module, Preprocessing | None, tuple[Label, ...]]:
+    """A network with its weights, how pictures become its input, and its classes, as far as it says."""
+    if ":" in name:
+        module = call(name)
+        return module, getattr(module, "preprocessing", None), tuple(getattr(module, "labels", ()))
+    archive = read_model(name)
+    if "zoo" not in archive.metadata:
+        raise RecipeError(f"{name}: what is read as a graph cannot be trained; name a function that makes the module")
+    module = to_module(archive)
+    vars(module)["zoo"] = dict(archive.metadata["zoo"])
+    return module, archive.preprocessing, archive.labels
 
 
 def _measured(pictures: Labelled, size: tuple[int, int]) -> Preprocessing:
@@ -194,7 +200,7 @@ class _Run:
         self.module = module.to(self.device)
         self.zoo = getattr(module, "zoo", None)
         self.weights = sum(p.numel() for p in module.parameters())
-        self.teacher = None if recipe.fresh else copy.deepcopy(self.module).eval()
+        self.teacher = _teacher(recipe, self.module, self.device)
         self.start: float | None = None
         self.epochs: list[Epoch] = []
         self.results: list[Result] = []
@@ -202,8 +208,8 @@ class _Run:
     def outcome(self) -> Outcome:
         """Carries out what is left to do."""
         known = distributed.broadcast(self._known())
-        if self.teacher is not None:
-            self.start = known.get("start") or accuracy(self.teacher, self.pictures.measuring, self.preprocessing)
+        if not self.recipe.fresh:
+            self.start = known.get("start") or accuracy(self.module, self.pictures.measuring, self.preprocessing)
             self.reporter.say(
                 f"before: {4 * self.weights:,} bytes of float32, {self.start:.2f} % of "
                 f"{len(self.pictures.measuring):,} pictures ({self.pictures.where})"
@@ -275,7 +281,7 @@ class _Run:
 
     def _written(self, stage: Stage, codes: Mapping[str, Code], path: Path) -> Result:
         """The file of a stage, and what it is worth."""
-        archive = self._archive(codes)
+        archive = self._archive(codes, isinstance(stage.family, Train))
         size = archive.save(path)
         opened = open_archive(path)
         native = named_right(opened.runner(engine="native"), self.pictures.measuring) if opened.program else None
@@ -286,13 +292,15 @@ class _Run:
             4 * self.weights / size, 8 * size / self.weights, round(seconds, 1),
         )  # fmt: skip
 
-    def _archive(self, codes: Mapping[str, Code]) -> Archive:
-        """The network as it is now, with codes in place of weights."""
+    def _archive(self, codes: Mapping[str, Code], rebuilt: bool) -> Archive:
+        """The network as it is now, with codes in place of weights; one of the zoo so that it can be rebuilt, if it
+        should."""
         plain = copy.deepcopy(self.module).cpu().eval()
         vars(plain).pop("zoo", None)
         shape = (3, self.preprocessing.height, self.preprocessing.width)
         archive = from_module(plain, shape, self.preprocessing, self.pictures.labels)
-        if not codes and self._is_of_the_zoo(plain):
+        if rebuilt and self._is_of_the_zoo(plain):
+            archive = replace(archive, tensors={**archive.tensors, **codes})
             return replace(archive, metadata={"zoo": dict(self.zoo or {})})
         archive = arranged(replace(archive, tensors={**archive.tensors, **codes}))
         if codes:
@@ -308,6 +316,13 @@ class _Run:
         with torch.device("meta"):
             built = build(**self.zoo).state_dict()
         return {n: t.shape for n, t in built.items()} == {n: t.shape for n, t in plain.state_dict().items()}
+
+
+def _teacher(recipe: Recipe, module: nn.Module, device: torch.device) -> nn.Module | None:
+    """The network whose answers are distilled, if there is one."""
+    if recipe.teacher is not None:
+        return _trained(recipe.teacher)[0].to(device).eval()
+    return None if recipe.fresh else copy.deepcopy(module).eval()
 
 
 def _shortened(archive: Archive) -> dict[str, Any]:

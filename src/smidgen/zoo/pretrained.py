@@ -1,4 +1,4 @@
-"""The pretrained SqueezeNet 1.1 that the package ndf carries, and the names of its classes.
+"""Pretrained networks: those that were trained here, and the SqueezeNet 1.1 of the package ndf, with its classes.
 
 Neither package is imported: their files are read as data.
 """
@@ -22,10 +22,13 @@ from smidgen.archive import Label, Preprocessing
 from smidgen.errors import InputError, ModelError
 from smidgen.zoo.squeezenet import Fire, SqueezeNet
 
-__all__ = ["SQUEEZENET1_1_PREPROCESSING", "imagenet_labels", "squeezenet1_1_weights"]
+__all__ = ["PRETRAINED", "SQUEEZENET1_1_PREPROCESSING", "imagenet_labels", "squeezenet1_1_weights"]
 
 SQUEEZENET1_1_PREPROCESSING = Preprocessing(227, 227, channels="BGR", mean=(103.939, 116.779, 123.68))
 """What the pretrained network was trained with: the means of ImageNet's blue, green and red, no scaling."""
+
+PRETRAINED: Mapping[str, Path] = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.smidgen"))}
+"""Files of networks that smidgen's recipes of the same names have trained, by these names."""
 
 _PICKLE_LIMIT = 16_000_000
 _CLASSES = 1000
