@@ -118,9 +118,9 @@ def _resize_(layer: nn.Module, name: str, wanted: Tensor | None) -> None:
         return
     new = torch.empty_like(wanted)
     setattr(layer, name, nn.Parameter(new) if isinstance(have, nn.Parameter) else new)
-    if isinstance(layer, CONVOLUTIONS):
+    if isinstance(layer, CONVOLUTIONS) and name == "weight":
         layer.out_channels, layer.in_channels = wanted.shape[0], wanted.shape[1] * layer.groups
-    elif isinstance(layer, nn.Linear):
+    elif isinstance(layer, nn.Linear) and name == "weight":
         layer.out_features, layer.in_features = wanted.shape[0], wanted.shape[-1]
     elif isinstance(layer, NORMS):
         layer.num_features = len(wanted)

@@ -148,8 +148,9 @@ def _one_epoch(
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * speed(part, schedule.warmup)
         loss = _loss(module, stage, lesson, given, classes)
+        penalty = stage.family.penalty(module)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
         _average([p.grad for p in parameters if p.grad is not None])
         stage.family.update(module, part, epoch * turns + turn)
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
@@ -175,7 +176,7 @@ def speed(part: float, warmup: float) -> float:
 
 
 def _loss(module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classes: Tensor) -> Tensor:
-    """Cross entropy, divergence from the teacher, and what the family adds."""
+    """Cross entropy, and divergence from the teacher."""
     schedule, device = stage.schedule, next(module.parameters()).device
     x, classes = inputs(given, lesson.preprocessing, device), classes.to(device)
     with _mixed(device):
@@ -191,8 +192,7 @@ def _loss(module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classe
             reduction="batchmean", log_target=True,
         )  # fmt: skip
         loss = (1 - schedule.distill) * loss + schedule.distill * heat**2 * apart
-    penalty = stage.family.penalty(module)
-    return loss if penalty is None else loss + penalty
+    return loss
 
 
 def inputs(pictures: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ class Schedule:
         warmup: the part of all updates in which it rises, 0 to 1.
         decay: of the weights (those of one axis, such as biases, are left alone), as a part of the learning rate.
         distill: part of the loss that is the divergence from the uncompressed network's answers, 0 to 1; the rest
-            is the cross entropy with the true class. 0 where the recipe starts from new weights.
+            is the cross entropy with the true class. A stage "Train" distils only where the recipe names a teacher.
         temperature: at which these answers are compared.
         shift: how far pictures are moved, in pixels at most; they are mirrored half of the time.
         mirror: whether they are.
@@ -96,8 +96,8 @@ class Recipe:
         stages: in order, at least one.
         arguments: of a network of the zoo.
         fresh: a network of the zoo starts from new random weights, and learns from classes alone without a teacher.
-        teacher: the network whose answers are distilled, named as ``network`` is; by default the network itself, as it
-            is at the beginning.
+        teacher: the network whose answers are distilled in every stage, named as ``network`` is; by default the
+            network itself before it was made smaller: as it is at the beginning, or after the last stage "Train".
         seed: of all draws.
 
     Raises:

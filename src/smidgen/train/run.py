@@ -200,7 +200,8 @@ class _Run:
         self.module = module.to(self.device)
         self.zoo = getattr(module, "zoo", None)
         self.weights = sum(p.numel() for p in module.parameters())
-        self.teacher = _teacher(recipe, self.module, self.device)
+        self.named_teacher = _trained(recipe.teacher)[0].to(self.device).eval() if recipe.teacher else None
+        self.teacher = None if recipe.fresh else self._as_it_is()
         self.start: float | None = None
         self.epochs: list[Epoch] = []
         self.results: list[Result] = []
@@ -244,7 +245,7 @@ class _Run:
         stage.family.restructure(self.module)
         if finished is not None and state.exists():
             self._load(state)
-            self.results.append(finished)
+            self._finished(stage, finished)
             return
         self._learn(number, stage)
         codes = stage.family.finish(self.module)
@@ -252,11 +253,23 @@ class _Run:
             tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.module.state_dict().items()}
             replace_file(state, lambda temporary: save_file(tensors, temporary))
             result = self._written(stage, codes, base.with_suffix(".smidgen"))
-            self.results.append(result)
+            self._finished(stage, result)
             self._keep(self.epochs)
             (self.out / "checkpoint.safetensors").unlink(missing_ok=True)
             self.reporter.say(described(result))
         distributed.broadcast(None)  # nobody goes on before the files are there
+        if not distributed.is_first():
+            self._finished(stage, None)
+
+    def _finished(self, stage: Stage, result: Result | None) -> None:
+        """Keeps what a stage led to; a network that is as large as before teaches what follows."""
+        if result is not None:
+            self.results.append(result)
+        if isinstance(stage.family, Train):
+            self.teacher = self._as_it_is()
+
+    def _as_it_is(self) -> nn.Module:
+        return copy.deepcopy(self.module).eval()
 
     def _load(self, state: Path) -> None:
         try:
@@ -268,7 +281,9 @@ class _Run:
         shown = self.pictures.training[torch.arange(min(SHOWN, len(self.pictures.training)))]
         stage.family.begin(self.module, inputs(shown, self.preprocessing, self.device))
         seed = (self.recipe.seed, number)
-        lesson = Lesson(self.pictures, self.preprocessing, self.teacher, seed, self.out / "checkpoint.safetensors")
+        teacher = self.named_teacher or (None if isinstance(stage.family, Train) else self.teacher)
+        checkpoint = self.out / "checkpoint.safetensors"
+        lesson = Lesson(self.pictures, self.preprocessing, teacher, seed, checkpoint)
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             self.epochs = learn(self.module, stage, lesson, self.epochs, advance, self._keep)
@@ -316,13 +331,6 @@ class _Run:
         with torch.device("meta"):
             built = build(**self.zoo).state_dict()
         return {n: t.shape for n, t in built.items()} == {n: t.shape for n, t in plain.state_dict().items()}
-
-
-def _teacher(recipe: Recipe, module: nn.Module, device: torch.device) -> nn.Module | None:
-    """The network whose answers are distilled, if there is one."""
-    if recipe.teacher is not None:
-        return _trained(recipe.teacher)[0].to(device).eval()
-    return None if recipe.fresh else copy.deepcopy(module).eval()
 
 
 def _shortened(archive: Archive) -> dict[str, Any]:

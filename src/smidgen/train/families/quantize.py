@@ -24,6 +24,9 @@ from smidgen.train.family import (
 
 __all__ = ["Quantize"]
 
+SMALLEST = 1e-8
+"""Step; one that becomes negative counts without its sign."""
+
 GRID = "input_grid"
 """Name of the module within a layer that its input goes through."""
 
@@ -46,9 +49,9 @@ class Stepped(nn.Module):
 
     def code(self, weight: Tensor) -> Code:
         """The numbers of the points, and the steps."""
-        step = self.step.detach().reshape(-1, *[1] * (weight.dim() - 1))
-        symbols = (weight.detach() / step).clamp(self.low, self.high).round()
-        scale = self.step.detach().cpu().numpy().astype(np.float32)[:, None]
+        steps = _slowed(self.step.detach(), 1.0)
+        symbols = (weight.detach() / steps.reshape(-1, *[1] * (weight.dim() - 1))).clamp(self.low, self.high).round()
+        scale = steps.cpu().numpy().astype(np.float32)[:, None]
         return Code(symbols.cpu().numpy().astype(np.int16), Affine(scale, np.zeros(scale.shape, np.int16), 0))
 
 
@@ -75,7 +78,8 @@ class Grid(nn.Module):
         """The nearest points of the grid."""
         low, high = float(self.get_buffer("low")), float(self.get_buffer("high"))
         if not self.training:
-            return (x / self.step).round().clamp(low, high) * self.step
+            step = _slowed(self.step, 1.0).detach()
+            return (x / step).round().clamp(low, high) * step
         step = _slowed(self.step, 1 / math.sqrt(x[0].numel() * high))
         ideal = (x / step).clamp(low, high)
         return straight_through(ideal.round(), ideal) * step
@@ -143,4 +147,4 @@ def _on_grid(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def _slowed(step: Tensor, slowness: float) -> Tensor:
     """A step that moves as one weight does, not as the sum of all that it scales."""
     slow = step * slowness
-    return slow + (step - slow).detach()
+    return (slow + (step - slow).detach()).abs().clamp(min=SMALLEST)

@@ -19,11 +19,14 @@ __all__ = ["Squeeze"]
 EVERY = 16
 """Updates between two looks at how often each symbol occurs."""
 
-LARGEST = 15
-"""Symbols beyond this one are counted as it."""
+COUNTED, LARGEST = 15, 127
+"""Symbols beyond the first are counted as it; there are none beyond the second."""
 
 GAIN = 0.02
 """How much the price of a bit changes in one update, for bits that are twice what they should be."""
+
+REACH = 12.0
+"""Logarithm of the price's range in a stage of few updates."""
 
 FIRST_PRICE = 0.01
 """Loss that one bit per weight is worth at first."""
@@ -33,46 +36,48 @@ PRICE, FIRST, NOW = "bit_price", "first_bits", "mean_bits"
 
 
 class Rated(nn.Module):
-    """A weight on a grid, and what its symbols cost."""
+    """A weight on a grid, and what its symbols cost. What is trained of the step is its logarithm."""
 
     bits: Tensor
 
     def __init__(self, weight: Tensor, step: float) -> None:
         super().__init__()
-        self.step = nn.Parameter(torch.tensor(step))
+        self.log_step = nn.Parameter(torch.tensor(math.log(step)))
         # the step moves as one weight does, not as the sum of all: Esser et al., arXiv 1902.08153, section 2.2
         self.slowness = 1 / math.sqrt(weight.numel())
-        self.register_buffer("bits", torch.zeros(2 * LARGEST + 1))
+        self.register_buffer("bits", torch.zeros(2 * COUNTED + 1))
         self.count(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest points of the grid."""
-        step = self._step()
-        ideal = weight / step
+        step = self.step()
+        ideal = (weight / step).clamp(-LARGEST, LARGEST)
         return straight_through(ideal.round(), ideal) * step
 
-    def symbols(self, weight: Tensor) -> Tensor:
-        """The numbers of the points, as floats."""
-        return (weight / self.step).round()
+    def step(self) -> Tensor:
+        """The distance of two points."""
+        slow = self.log_step * self.slowness
+        return (slow + (self.log_step - slow).detach()).exp()
+
+    def code(self, weight: Tensor) -> Code:
+        """The numbers of the points, and their distance."""
+        step = float(self.step().detach())
+        symbols = (weight.detach() / step).round().clamp(-LARGEST, LARGEST)
+        return Code(symbols.cpu().numpy().astype(np.int16), Affine.per_tensor(step))
 
     def count(self, weight: Tensor) -> None:
         """Looks how often each symbol occurs, and so what it costs."""
         with torch.no_grad():
-            places = self.symbols(weight).clamp(-LARGEST, LARGEST).long().reshape(-1) + LARGEST
-            counts = torch.bincount(places, minlength=2 * LARGEST + 1).float() + 0.1
+            places = (weight / self.step()).round().clamp(-COUNTED, COUNTED).long().reshape(-1) + COUNTED
+            counts = torch.bincount(places, minlength=2 * COUNTED + 1).float() + 0.1
             self.bits.copy_((counts.sum() / counts).log2())
 
     def cost(self, weight: Tensor) -> Tensor:
         """Bits of all symbols together; between two points of the grid in proportion."""
-        ideal = (weight / self._step()).clamp(-LARGEST, LARGEST - 1e-3)
+        ideal = (weight / self.step()).clamp(-COUNTED, COUNTED - 1e-3)
         below = ideal.detach().floor()
-        part = ideal - below
-        place = below.long() + LARGEST
-        return torch.lerp(self.bits[place], self.bits[place + 1], part).sum()
-
-    def _step(self) -> Tensor:
-        slow = self.step * self.slowness
-        return slow + (self.step - slow).detach()
+        place = below.long() + COUNTED
+        return torch.lerp(self.bits[place], self.bits[place + 1], ideal - below).sum()
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Squeeze(Family):
     """
 
     bits: float = 1.0
-    step: float = 0.5
+    step: float = 1.0
     until: float = 0.6
 
     def __post_init__(self) -> None:
@@ -124,7 +129,8 @@ class Squeeze(Family):
                 rated.count(original(layer))
         first, now = float(module.get_buffer(FIRST)), float(module.get_buffer(NOW))
         wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
-        module.get_buffer(PRICE).mul_(math.exp(GAIN * max(-1.0, min(1.0, 4 * (now / wanted - 1)))))
+        gain = max(GAIN, REACH * part / turn) if turn else GAIN
+        module.get_buffer(PRICE).mul_(math.exp(gain * max(-1.0, min(1.0, 4 * (now / wanted - 1)))))
 
     def penalty(self, module: nn.Module) -> Tensor:
         """The price of all bits."""
@@ -134,10 +140,7 @@ class Squeeze(Family):
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The symbols, and the steps of their grids."""
-        codes = {}
-        for name, layer, rated in parametrized(module, Rated):
-            symbols = rated.symbols(original(layer)).detach().clamp(-127, 127).cpu().numpy()
-            codes[name] = Code(symbols.astype(np.int16), Affine.per_tensor(float(rated.step.detach())))
+        codes = {name: rated.code(original(layer)) for name, layer, rated in parametrized(module, Rated)}
         plain_(module)
         for name in (PRICE, FIRST, NOW):
             delattr(module, name)

@@ -1,0 +1,65 @@
+"""The digits of scikit-learn as a folder of pictures, and a very small network with all that cutting has to mind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+__all__ = ["Small", "broken", "small", "write_digits"]
+
+
+def write_digits(folder: Path, training: int = 600, measuring: int = 200) -> Path:
+    """``folder/train/<digit>`` and ``folder/test/<digit>``, 8 x 8 pixels."""
+    digits = load_digits()
+    for number, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if number >= training + measuring:
+            break
+        path = folder / ("train" if number < training else "test") / str(digit)
+        path.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((pixels * 15.9).astype(np.uint8)).convert("RGB").save(path / f"{number:04}.png")
+    return folder
+
+
+class Small(nn.Module):
+    """Convolutions that are joined, then one that is passed by."""
+
+    input_shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.first_norm = nn.BatchNorm2d(16)
+        self.left = nn.Conv2d(16, 8, 1)
+        self.right = nn.Conv2d(16, 8, 3, padding=1, bias=False)
+        self.right_norm = nn.BatchNorm2d(8)
+        self.passed = nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.passed_norm = nn.BatchNorm2d(16)
+        self.last = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first_norm(self.first(x)))
+        x = torch.relu(torch.cat([self.left(x), self.right_norm(self.right(x))], 1))
+        x = torch.relu(self.passed_norm(self.passed(x)) + x)
+        scores: Tensor = self.last(nn.functional.max_pool2d(x, 2).mean((2, 3)))
+        return scores
+
+
+def small() -> Small:
+    """The network with the same weights each time."""
+    torch.manual_seed(0)
+    return Small()
+
+
+class Broken(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * float("inf")
+
+
+def broken() -> Broken:
+    """A network whose loss is not finite."""
+    return Broken()

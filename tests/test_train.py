@@ -1,0 +1,318 @@
+"""Recipes: every family is trained on real digits, ends in a real file, and goes on after a kill as if nothing were."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from digits import small, write_digits
+from safetensors.torch import load_file
+
+import smidgen
+from smidgen.cli import main
+from smidgen.code import Affine, Code, Table
+from smidgen.errors import InputError, ModelError, RecipeError
+from smidgen.reporter import SILENT, Reporter
+from smidgen.train import Outcome, Recipe, train
+from smidgen.train.families import FAMILIES
+from smidgen.train.fold import fit_
+
+DENSE = 'network = "digits:small"\n[[stage]]\nname = "dense"\nepochs = 12\nlearning_rate = 0.1\nbatch = 50\nshift = 1\n'
+DENSE += "mirror = false\n"
+LATER = "batch = 50\nshift = 1\nmirror = false\nlearning_rate = 0.03\n"
+
+STAGES = {
+    "Train": "bits = 8\nepochs = 1",
+    "Prune": 'density = 0.3\nepochs = 4\nimportance = "second-order"\nscope = "global"',
+    "Cluster": "levels = 8\nepochs = 3\nlearning_rate = 0.01",
+    "Squeeze": 'bits = 1.2\nepochs = 16\nlearning_rate = 0.01\noptimizer = "adam"',
+    "Quantize": "bits = 4\nactivations = 4\nepochs = 4",
+    "Binarize": "epochs = 8",
+    "Cut": "multiply_adds = 0.6\nalign = 2\nepochs = 6",
+    "Fire": "ratio = 0.25\nepochs = 8",
+}
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def dense(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the first stage of every recipe of these tests is done."""
+    return run(DENSE, digits, tmp_path_factory.mktemp("dense"))[1]
+
+
+def run(text: str, digits: Path, out: Path, reporter: Reporter = SILENT) -> tuple[Outcome, Path]:
+    recipe = out.parent / f"{out.name}.toml"
+    recipe.write_text(text)
+    return train(str(recipe), digits, out, reporter), out
+
+
+def continued(dense: Path, stage: str, out: Path) -> str:
+    """A recipe whose first stage is done in ``out``, and one stage more."""
+    out.mkdir()
+    text = f"{DENSE}[[stage]]\n{LATER if 'learning_rate' not in stage else LATER.rsplit('learning', 1)[0]}{stage}\n"
+    for file in dense.iterdir():
+        (out / file.name).write_bytes(file.read_bytes())
+    (out / "recipe.toml").write_text(text)
+    return text
+
+
+@pytest.mark.parametrize("method", FAMILIES)
+def test_a_family_ends_in_a_file_that_says_what_the_weights_are(
+    method: str, digits: Path, dense: Path, tmp_path: Path
+) -> None:
+    text = continued(dense, f'method = "{method}"\n{STAGES[method]}', tmp_path / "out")
+    outcome, out = run(text, digits, tmp_path / "out")
+    before, after = outcome.results
+    assert after.bytes == os.stat(out / after.file).st_size
+    assert after.accuracy > before.accuracy - (30 if method == "Fire" else 8)  # its layers have new weights
+    archive = smidgen.open(out / after.file)
+    assert archive.labels[3].id == "3"
+    loaded = load_file(out / f"2-{method.lower()}.safetensors")
+    order = [*small().state_dict(), *loaded]
+    state = {name: loaded[name] for name in sorted(loaded, key=order.index)}
+    folded = not any("norm" in name for name in state)
+    for name, code in archive.tensors.items():
+        if isinstance(code, Code) and name.endswith("weight") and name in state and folded:
+            np.testing.assert_allclose(code.values(), state[name].numpy(), rtol=1e-3, atol=1e-6)
+    CHECKS[method](archive, state, outcome)
+
+
+def weights_of(state: dict[str, Any]) -> dict[str, Any]:
+    return {n: t for n, t in state.items() if n.endswith("weight") and t.ndim > 1}
+
+
+def check_train(archive: Any, state: Any, outcome: Outcome) -> None:
+    assert {type(archive.tensors[name]) for name in weights_of(state)} == {Code}
+
+
+def check_prune(archive: Any, state: Any, outcome: Outcome) -> None:
+    weights = weights_of(state).values()
+    left = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    assert left == pytest.approx(0.3, abs=0.005)
+
+
+def check_cluster(archive: Any, state: Any, outcome: Outcome) -> None:
+    for name in weights_of(state):
+        code = archive.tensors[name]
+        assert isinstance(code.rule, Table)
+        assert code.rule.levels.shape[1] <= 8
+    assert not any("norm" in name for name in state)
+
+
+def check_squeeze(archive: Any, state: Any, outcome: Outcome) -> None:
+    bits = 0.0
+    for name in (names := weights_of(state)):
+        counts = np.unique(archive.tensors[name].symbols, return_counts=True)[1]
+        bits += float((counts * np.log2(counts.sum() / counts)).sum())
+    assert bits / sum(archive.tensors[name].symbols.size for name in names) == pytest.approx(1.2, rel=0.1)
+
+
+def check_quantize(archive: Any, state: Any, outcome: Outcome) -> None:
+    inner = list(weights_of(state))[1:-1]
+    for name in inner:
+        assert isinstance(archive.tensors[name].rule, Affine)
+        assert np.abs(archive.tensors[name].symbols).max() <= 8
+    # activations are on their grids in every runtime: the same answers in float32 and in integers, nearly
+    assert outcome.results[1].native == pytest.approx(outcome.results[1].accuracy, abs=3)
+
+
+def check_binarize(archive: Any, state: Any, outcome: Outcome) -> None:
+    for name in list(weights_of(state))[1:-1]:
+        assert set(np.unique(archive.tensors[name].symbols)) == {-1, 1}
+    assert outcome.results[1].native == pytest.approx(outcome.results[1].accuracy, abs=3)
+
+
+def check_cut(archive: Any, state: Any, outcome: Outcome) -> None:
+    def cost(s: dict[str, Any]) -> int:
+        return sum(64 * w.numel() for name, w in weights_of(s).items() if "last" not in name)
+
+    assert cost(state) <= 0.6 * cost(small().state_dict())
+    assert state["left.weight"].shape[0] + state["right.weight"].shape[0] == state["passed.weight"].shape[1]
+    assert state["passed.weight"].shape[0] == state["last.weight"].shape[1]
+
+
+def check_fire(archive: Any, state: Any, outcome: Outcome) -> None:
+    assert state["passed.expand3x3.weight"].shape == (8, 4, 3, 3)
+    assert not any(node.op_type == "BatchNormalization" for node in archive.onnx().graph.node)
+
+
+CHECKS: dict[str, Callable[[Any, Any, Outcome], None]] = {name: globals()[f"check_{name.lower()}"] for name in FAMILIES}
+
+
+@contextmanager
+def _counting(stop: int, seen: list[int]) -> Iterator[Callable[[int], None]]:
+    def advance(done: int) -> None:
+        seen.append(done)
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    yield advance
+
+
+@pytest.mark.parametrize("stop", [1, 14, 30])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, digits: Path, dense: Path, tmp_path: Path) -> None:
+    stage = 'method = "Squeeze"\nbits = 1.5\nepochs = 3\nlearning_rate = 0.01\noptimizer = "adam"'
+    text = continued(dense, stage, tmp_path / "whole")
+    continued(dense, stage, tmp_path / "stopped")
+    whole = run(text, digits, tmp_path / "whole")[1]
+    seen: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        run(text, digits, tmp_path / "stopped", Reporter(lambda length, label: _counting(stop, seen)))
+    assert not (tmp_path / "stopped/2-squeeze.smidgen").exists()
+    outcome, out = run(text, digits, tmp_path / "stopped")
+    assert (out / "2-squeeze.smidgen").read_bytes() == (whole / "2-squeeze.smidgen").read_bytes()
+    assert [(e.stage, e.epoch) for e in outcome.epochs] == [("dense", n) for n in range(1, 13)] + [
+        ("squeeze", n) for n in (1, 2, 3)
+    ]
+
+
+def test_a_command_that_was_killed_goes_on(digits: Path, dense: Path, tmp_path: Path) -> None:
+    stage = 'method = "Prune"\ndensity = 0.5\nepochs = 400'
+    text = continued(dense, stage, tmp_path / "out")
+    (tmp_path / "recipe.toml").write_text(text)
+    command = [sys.executable, "-m", "smidgen", "train", str(tmp_path / "recipe.toml"), "--data", str(digits)]
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL
+    )
+    curves = tmp_path / "out/curves.json"
+    while '"prune"' not in curves.read_text() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = sum(epoch["stage"] == "prune" for epoch in json.loads(curves.read_text())["epochs"])
+    assert 0 < done < 400
+    shorter = text.replace("epochs = 400", f"epochs = {done + 1}")
+    (tmp_path / "out/recipe.toml").write_text(shorter)
+    outcome, _ = run(shorter, digits, tmp_path / "out")
+    assert sum(epoch.stage == "prune" for epoch in outcome.epochs) == done + 1
+
+
+def test_what_is_finished_is_not_done_again(digits: Path, dense: Path, tmp_path: Path) -> None:
+    first, out = run(
+        continued(dense, 'method = "Cut"\nepochs = 1\nalign = 2', tmp_path / "out"), digits, tmp_path / "out"
+    )
+    written = (out / "2-cut.smidgen").stat().st_mtime_ns
+    again, _ = run((out / "recipe.toml").read_text(), digits, out)
+    assert (out / "2-cut.smidgen").stat().st_mtime_ns == written
+    assert again.results == first.results
+
+
+def test_a_state_fits_only_its_network(dense: Path) -> None:
+    module = small()
+    with pytest.raises(ModelError, match="the state is not one of this network"):
+        fit_(module, {"first.weight": torch.zeros(4, 3, 3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network = ", "not valid TOML"),
+        ("[[stage]]", "no network"),
+        ('network = "x"', r"no \[\[stage\]\]"),
+        ('network = "x"\nstage = 3', "stage=3 is no list"),
+        ('network = "x"\nlayers = 3\n[[stage]]', "unknown key 'layers'"),
+        ('network = "x"\n[[stage]]\nmethod = "Shrink"', "stage 1: unknown method 'Shrink'"),
+        ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensty = 1', "unknown key 'densty'; did you mean 'density'"),
+        ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensity = 1.5', "stage 1 .prune.: density=1.5"),
+        ('network = "x"\n[[stage]]\nmethod = "Prune"\npattern = "4:2"', "pattern"),
+        ('network = "x"\n[[stage]]\nmethod = "Cluster"\nlevels = 300', "levels=300"),
+        ('network = "x"\n[[stage]]\nmethod = "Quantize"\nbits = 1', "bits=1"),
+        ('network = "x"\n[[stage]]\nmethod = "Binarize"\nweights = "wild"', "weights='wild'"),
+        ('network = "x"\n[[stage]]\nepochs = -1', "epochs=-1"),
+        ('network = "x"\n[[stage]]\nlearning_rate = 0', "learning_rate=0"),
+        ('network = "x"\n[[stage]]\nname = "a/b"', "name='a/b'"),
+        ('network = "x"\n[[stage]]\n[[stage]]', "two stages are called 'train'"),
+        ('network = "x"\n[[stage]]\nmatch = 3', "match=3"),
+    ],
+)
+def test_a_recipe_that_is_wrong_says_where(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        Recipe.parse(text, "my.toml")
+    assert str(caught.value).startswith("my.toml: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_every_shipped_recipe_can_be_read() -> None:
+    assert Recipe.shipped()
+    for name in Recipe.shipped():
+        Recipe.parse(Recipe.read(name), name)
+
+
+def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(SystemExit) as status:
+        main(["train", "resnet21", "--data", str(digits), "-o", str(tmp_path / "out")])
+    assert status.value.code == 1
+    assert "did you mean 'resnet20'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("stage", "error", "message"),
+    [
+        ('match = ["nothing*"]\nmethod = "Prune"', RecipeError, "leave no weight to change"),
+        ('method = "Cut"\nmultiply_adds = 0.01\nalign = 8', RecipeError, "lower align"),
+    ],
+)
+def test_a_stage_that_cannot_be(
+    stage: str, error: type[Exception], message: str, digits: Path, dense: Path, tmp_path: Path
+) -> None:
+    text = continued(dense, stage, tmp_path / "out")
+    with pytest.raises(error, match=message):
+        run(text, digits, tmp_path / "out")
+
+
+def test_training_that_diverges(digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="stage dense: training diverged in epoch 1; lower its learning_rate"):
+        run(DENSE.replace("digits:small", "digits:broken"), digits, tmp_path / "out")
+
+
+def test_a_folder_of_another_recipe_is_left_alone(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"', tmp_path / "out")
+    with pytest.raises(RecipeError, match="begun with another recipe"):
+        run(text.replace("Prune", "Cluster"), digits, tmp_path / "out")
+
+
+def test_the_command_shows_every_stage(
+    digits: Path, dense: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    (tmp_path / "recipe.toml").write_text(text)
+    arguments = ["train", str(tmp_path / "recipe.toml"), "--data", str(digits), "-o", str(tmp_path / "out")]
+    main(arguments)
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0].split() == [
+        *("stage", "method", "bytes", "size", "bits/weight", "accuracy", "in", "integers", "trained")
+    ]
+    assert "accuracy on 197 pictures (test)" in shown or "accuracy on 200 pictures (test)" in shown
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
+    main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [stage["method"] for stage in found["stages"]] == ["Train", "Prune"]
+    assert found["float32_bytes"] == 4 * sum(p.numel() for p in small().parameters())
+
+
+def test_pictures_without_classes(tmp_path: Path, digits: Path) -> None:
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        run(DENSE, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "half/train/a").mkdir(parents=True)
+    with pytest.raises(InputError, match="but not both"):
+        run(DENSE, tmp_path / "half", tmp_path / "out")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match="a sub-folder for each class"):
+        run(DENSE, tmp_path / "bare", tmp_path / "out")
