@@ -180,16 +180,13 @@ def batches(
 
 
 def _varied(pictures: Tensor, shift: int, moves: NDArray[np.int64], turned: NDArray[np.bool_]) -> Tensor:
-    count, _, height, width = pictures.shape
-    rows, columns = torch.arange(height), torch.arange(width)
-    down = _reflected(rows + torch.from_numpy(moves[0])[:, None] - shift, height)
-    across = torch.where(torch.from_numpy(turned)[:, None], columns.flip(0), columns)
-    across = _reflected(across + torch.from_numpy(moves[1])[:, None] - shift, width)
-    own = torch.arange(count)[:, None, None]
-    return pictures[own, :, down[:, :, None], across[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _reflected(places: Tensor, size: int) -> Tensor:
-    """Places beyond an edge, by their mirror images within."""
-    inner = places.abs()
-    return torch.minimum(inner, 2 * (size - 1) - inner).clamp(0, size - 1)
+    height, width = pictures.shape[2:]
+    edges = ((0, 0), (0, 0), (min(shift, height - 1),) * 2, (min(shift, width - 1),) * 2)
+    wide = np.pad(pictures.numpy(), edges, "reflect")
+    varied = np.empty(pictures.shape, np.uint8)
+    for place, (down, across) in enumerate(moves.T):
+        # a side of less than the shift has less to mirror
+        top, left = min(int(down), 2 * edges[2][0]), min(int(across), 2 * edges[3][0])
+        moved = wide[place, :, top : top + height, left : left + width]
+        varied[place] = moved[:, :, ::-1] if turned[place] else moved
+    return torch.from_numpy(varied)
