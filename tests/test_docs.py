@@ -13,6 +13,8 @@ from PIL import Image
 from smidgen.cli import cli
 from smidgen.methods import METHODS
 from smidgen.plan import Plan
+from smidgen.train import Recipe
+from smidgen.train.families import FAMILIES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -39,7 +41,11 @@ def test_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_plan_parses() -> None:
-    assert len(Plan.parse(*blocks("toml")).steps) == 3
+    assert len(Plan.parse(blocks("toml")[0]).steps) == 3
+
+
+def test_the_recipe_parses() -> None:
+    assert [stage.name for stage in Recipe.parse(blocks("toml")[1]).stages] == ["prune", "cluster"]
 
 
 def test_commands_plans_and_methods_are_all_there() -> None:
@@ -49,5 +55,7 @@ def test_commands_plans_and_methods_are_all_there() -> None:
         assert f"smidgen {command}" in README
     for plan in Plan.shipped():
         assert f"`{plan}`" in README
-    for method in METHODS:
+    for recipe in Recipe.shipped():
+        assert f"`{recipe}`" in README
+    for method in (*METHODS, *FAMILIES):
         assert f"| `{method}` |" in README
