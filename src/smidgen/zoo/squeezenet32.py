@@ -9,10 +9,10 @@ from smidgen.errors import ModelError
 
 __all__ = ["NormalizedFire", "SqueezeNet32"]
 
-# Squeeze width and width of each expand half of the fire modules 2 to 9. A pool is before them and after the third.
-_FIRES = ((32, 64), (32, 64), (64, 128), (64, 128), (96, 192), (96, 192), (128, 256), (128, 256))
+# Squeeze width and width of each expand half of the fire modules 2 to 9, and before which of them a pool is.
+_FIRES = ((16, 32), (16, 32), (32, 64), (32, 64), (64, 128), (64, 128), (96, 192), (96, 192))
 _FIRST_WIDTH = 32
-_POOLED = 2
+_POOLED = (2, 4)
 
 
 class NormalizedFire(nn.Module):
@@ -54,10 +54,10 @@ class NormalizedFire(nn.Module):
 
 
 class SqueezeNet32(nn.Module):
-    """SqueezeNet for small pictures: shape (batch, 3, height, width), 4 pixels or more a side, to scores.
+    """SqueezeNet for small pictures: of shape (batch, 3, height, width), 4 pixels or more a side.
 
-    The eight fire modules have the widths of SqueezeNet 1.1 but squeeze to a quarter and not to an eighth; the first
-    convolution keeps the size of the picture, and there are two pools in place of three.
+    Eight fire modules as in SqueezeNet 1.1, half as wide and squeezed to a quarter, not to an eighth; two of them see the
+    whole picture, and there are two pools in place of three.
 
     Args:
         classes: number of scores, at least 1.
@@ -78,13 +78,13 @@ class SqueezeNet32(nn.Module):
         if not isinstance(classes, int) or classes < 1:
             raise ModelError(f"SqueezeNet32: classes must be a whole number of at least 1, not {classes!r}")
         first = nn.Conv2d(3, _FIRST_WIDTH, 3, padding=1, bias=False)
-        layers: list[nn.Module] = [first, nn.BatchNorm2d(_FIRST_WIDTH), nn.ReLU(), nn.MaxPool2d(2)]
+        layers: list[nn.Module] = [first, nn.BatchNorm2d(_FIRST_WIDTH), nn.ReLU()]
         channels = _FIRST_WIDTH
         for number, (squeeze, expand) in enumerate(_FIRES):
+            if number in _POOLED:
+                layers.append(nn.MaxPool2d(2))
             layers.append(NormalizedFire(channels, squeeze, expand))
             channels = 2 * expand
-            if number == _POOLED:
-                layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(nn.Conv2d(channels, classes, 1), nn.AdaptiveAvgPool2d(1))
 
