@@ -32,6 +32,7 @@ from smidgen.train.families.cut import Cut, _cut_, cost
 from smidgen.train.families.prune import Prune
 from smidgen.train.families.quantize import Grid, Quantize, Stepped
 from smidgen.train.families.squeeze import Rated
+from smidgen.train.family import layers_of
 from smidgen.train.fold import fit_, fold_normalization_
 from smidgen.train.pictures import batches, pictures_in
 
@@ -209,7 +210,7 @@ def test_bits_are_the_entropy_at_the_points_and_a_line_between() -> None:
 
 def test_attention_becomes_the_nearest_level() -> None:
     weight = torch.tensor([[0.1, 0.9, -1.2, 0.4]])
-    attended = Attended(Cluster(levels=3)._code(weight), 0.2)
+    attended = Attended(weight, Cluster(levels=3)._code(weight), 0.2)
     attended.hardness.fill_(1e4)  # type: ignore[operator, union-attr]
     distances = (weight.reshape(-1, 1) - attended.levels).abs()
     torch.testing.assert_close(attended(weight).reshape(-1), attended.levels[distances.argmin(1)])
@@ -257,7 +258,7 @@ def test_pruning_by_a_pattern() -> None:
 
 def test_channels_that_do_nothing_can_be_cut_without_a_change() -> None:
     network = moved()
-    channels = channels_of(from_module(network, (3, 8, 8)))
+    channels = channels_of(from_module(network, (3, 8, 8)), layers_of(network))
     with torch.no_grad():
         for norm, places in ((network.right_norm, [1, 5]), (network.first_norm, [0, 7]), (network.passed_norm, [3, 9])):
             norm.weight[places] = 0

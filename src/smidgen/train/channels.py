@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,25 +93,30 @@ class Channels:
         return {self.root(number) for number in self.fixed}
 
 
-def channels_of(archive: Archive) -> Channels:
+def channels_of(archive: Archive, layers: Collection[str]) -> Channels:
     """The channels of the network of an archive.
+
+    Args:
+        archive: of the network.
+        layers: names of the weights of its layers; what another weight is used by cannot lose channels.
 
     Example:
         >>> from torch import nn
         >>> from smidgen.read import from_module
         >>> network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-        >>> found = channels_of(from_module(network, (3, 8, 8)))
+        >>> found = channels_of(from_module(network, (3, 8, 8)), ["0.weight", "2.weight"])
         >>> [(layer.name, layer.inputs.tolist(), layer.outputs.tolist()) for layer in found.layers]
         [('0', [0, 1, 2], [3, 4, 5, 6]), ('2', [3, 4, 5, 6], [7, 8])]
     """
     graph = onnx.shape_inference.infer_shapes(onnx.load_from_string(archive.graph)).graph
-    return _Walk(graph, archive).channels
+    return _Walk(graph, archive, layers).channels
 
 
 class _Walk:
     """One walk through a graph."""
 
-    def __init__(self, graph: Any, archive: Archive) -> None:
+    def __init__(self, graph: Any, archive: Archive, layers: Collection[str]) -> None:
+        self.layers, self.met = layers, set[str]()
         self.channels, self.known = Channels(), dict[str, Ids]()
         self.shapes = {name: np.asarray(weight).shape for name, weight in archive.weights().items()}
         self.sizes: dict[str, list[int]] = {}
@@ -135,9 +140,13 @@ class _Walk:
         weight = next((name for name in node.input[1:2] if name in self.shapes), None)
         if not given:
             return
-        if node.op_type == "Conv" and weight:
+        new = weight is not None and weight not in self.met
+        own = new and weight in self.layers
+        if weight is not None:
+            self.met.add(weight)
+        if node.op_type == "Conv" and weight and own:
             self._convolution(node, weight)
-        elif node.op_type == "Gemm" and weight and attributes_of(node).get("transB"):
+        elif node.op_type == "Gemm" and weight and own and attributes_of(node).get("transB"):
             self._linear(node, weight)
         elif node.op_type == "Add" and len(given) == 2 and len(given[0]) == len(given[1]):
             self.channels.join(given[0], given[1])
@@ -147,7 +156,7 @@ class _Walk:
         elif node.op_type in ("Flatten", "Reshape") and self._flattens(node):
             count = self.sizes[node.output[0]][1]
             self.known[node.output[0]] = np.repeat(given[0], count // max(1, len(given[0])))
-        elif node.op_type in SAME:
+        elif node.op_type in SAME and self._keeps(node, new):
             if node.op_type == "BatchNormalization":
                 self.channels.norms[node.input[1].removesuffix(".weight")] = given[0]
             self.known[node.output[0]] = given[0]
@@ -156,6 +165,17 @@ class _Walk:
                 self.channels.fix(ids)
             for name in node.output:
                 self._unknown(name)
+
+    def _keeps(self, node: Any, new: bool) -> bool:
+        """Whether each channel is treated alike, or by numbers of its own that can go with it; ``new``: none of these were
+        met before."""
+        if node.op_type == "PRelu":
+            return math.prod(self.shapes.get(node.input[1], (2,))) == 1
+        if node.op_type == "ReduceMean":
+            return 1 not in attributes_of(node).get("axes", [1]) and -3 not in attributes_of(node).get("axes", [])
+        if node.op_type == "BatchNormalization":
+            return new
+        return True
 
     def _flattens(self, node: Any) -> bool:
         before, after = self.sizes.get(node.input[0], []), self.sizes.get(node.output[0], [])
@@ -173,7 +193,10 @@ class _Walk:
             self.channels.fix(given)
             outputs = self.channels.new(shape[0])
             self.channels.fix(outputs)
-        inputs = given if groups == 1 else given[: shape[1]]
+        inputs = given
+        if groups > 1:  # each output reads as many inputs as the weight has, whichever channels go
+            inputs = self.channels.new(shape[1])
+            self.channels.fix(inputs)
         self.channels.layers.append(Layer(name, outputs, inputs, positions, math.prod(shape[2:])))
         self.known[node.output[0]] = outputs
 

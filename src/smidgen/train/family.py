@@ -20,7 +20,6 @@ __all__ = [
     "check_flag",
     "check_part",
     "check_whole",
-    "inner",
     "layers_of",
     "original",
     "parametrized",
@@ -93,6 +92,18 @@ class Family:
             raise RecipeError(f"match={list(self.match)} keep={list(self.keep)}: leave no weight to change")
         return found
 
+    def inner(self, module: nn.Module) -> dict[str, Any]:
+        """The same without the first and the last layer of the network.
+
+        Raises:
+            RecipeError: there are none.
+        """
+        names = list(layers_of(module))
+        found = {name: layer for name, layer in self.layers(module).items() if name not in (names[0], names[-1])}
+        if not found:
+            raise RecipeError("there is no layer between the first and the last one to change")
+        return found
+
     def _takes(self, name: str) -> bool:
         return any(fnmatchcase(name, p) for p in self.match) and not any(fnmatchcase(name, p) for p in self.keep)
 
@@ -118,17 +129,6 @@ def parametrized(module: nn.Module, kind: Any) -> Iterator[tuple[str, Any, Any]]
             first = layer.parametrizations["weight"][0]
             if isinstance(first, kind):
                 yield name, layer, first
-
-
-def inner(layers: Mapping[str, Any]) -> dict[str, Any]:
-    """All layers but the first and the last one.
-
-    Example:
-        >>> list(inner({"a": nn.Linear(1, 1), "b": nn.Linear(1, 1), "c": nn.Linear(1, 1)}))
-        ['b']
-    """
-    names = list(layers)[1:-1]
-    return {name: layers[name] for name in names}
 
 
 def seen_inputs(module: nn.Module, layers: Mapping[str, Any], pictures: Tensor, without: str) -> dict[str, Tensor]:

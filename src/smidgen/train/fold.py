@@ -13,6 +13,9 @@ from smidgen.errors import ModelError
 __all__ = ["fit_", "fold_normalization_"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+FEW = 4
+"""Pictures that show what follows what."""
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -35,6 +38,7 @@ def fold_normalization_(module: nn.Module, pictures: Tensor) -> None:
     was_training = module.training
     module.eval()
     with torch.no_grad():
+        pictures = pictures[:FEW]
         pairs, before = _pairs(module, pictures)
         for convolution, norm in pairs.values():
             _fold_(convolution, norm)
@@ -42,22 +46,26 @@ def fold_normalization_(module: nn.Module, pictures: Tensor) -> None:
             _replace_(module, name, nn.Identity())
         after = module(pictures)
         if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
-            raise ModelError("normalization cannot be folded: a convolution before it is used elsewhere, too")
+            raise ModelError(
+                "normalization cannot be folded: what a convolution before it gives is used elsewhere, too"
+            )
     module.train(was_training)
 
 
 def _pairs(module: nn.Module, pictures: Tensor) -> tuple[dict[str, tuple[nn.Module, nn.Module]], Tensor]:
     """Each normalization by its name, with the convolution before it; and what the network gives."""
-    makers: dict[int, nn.Module] = {}
+    makers: dict[int, tuple[nn.Module, int]] = {}
+    calls: dict[nn.Module, int] = {}
     kept, pairs, handles = [], {}, []
 
     def made(layer: nn.Module, inputs: object, output: Tensor) -> None:
-        makers[id(output)] = layer
+        calls[layer] = calls.get(layer, 0) + 1
+        makers[id(output)] = layer, output._version
         kept.append(output)  # so that no other tensor gets its number
 
     def met(name: str, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        maker = makers.get(id(inputs[0]))
-        if maker is not None:
+        maker, version = makers.get(id(inputs[0]), (None, 0))
+        if maker is not None and version == inputs[0]._version:  # nothing was done to it in place
             pairs[name] = maker, layer
 
     for name, layer in module.named_modules():
@@ -66,7 +74,8 @@ def _pairs(module: nn.Module, pictures: Tensor) -> tuple[dict[str, tuple[nn.Modu
         elif isinstance(layer, NORMS) and layer.track_running_stats:
             handles.append(layer.register_forward_pre_hook(lambda layer, inputs, name=name: met(name, layer, inputs)))
     try:
-        return pairs, module(pictures)
+        before = module(pictures)
+        return {name: pair for name, pair in pairs.items() if calls[pair[0]] == 1}, before
     finally:
         for handle in handles:
             handle.remove()
@@ -97,7 +106,7 @@ def fit_(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         ModelError: the state is that of another module.
     """
     for name, layer in list(module.named_modules()):
-        if isinstance(layer, NORMS) and f"{name}.running_mean" not in state:
+        if isinstance(layer, NORMS) and layer.track_running_stats and f"{name}.running_mean" not in state:
             _replace_(module, name, nn.Identity())
     for name, layer in module.named_modules():
         start = f"{name}." if name else ""
@@ -119,6 +128,8 @@ def _resize_(layer: nn.Module, name: str, wanted: Tensor | None) -> None:
     new = torch.empty_like(wanted)
     setattr(layer, name, nn.Parameter(new) if isinstance(have, nn.Parameter) else new)
     if isinstance(layer, CONVOLUTIONS) and name == "weight":
+        if layer.groups == layer.in_channels > 1:
+            layer.groups = wanted.shape[0]
         layer.out_channels, layer.in_channels = wanted.shape[0], wanted.shape[1] * layer.groups
     elif isinstance(layer, nn.Linear) and name == "weight":
         layer.out_features, layer.in_features = wanted.shape[0], wanted.shape[-1]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from smidgen.train.fold import NORMS
 from smidgen.train.pictures import Labelled, Pictures, batches
 from smidgen.train.recipe import Schedule, Stage
 
-__all__ = ["Epoch", "Lesson", "accuracy", "best_device", "inputs", "learn"]
+__all__ = ["Epoch", "Lesson", "Teacher", "accuracy", "best_device", "inputs", "learn"]
 
 MOMENTUM = 0.9
 CLIP = 5.0
@@ -38,20 +39,28 @@ MEASURED = 500
 
 
 @dataclass(frozen=True, eq=False)
+class Teacher:
+    """A network whose answers are distilled, and how a picture becomes its input."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
 class Lesson:
     """What a stage learns from.
 
     Args:
         pictures: to train on, and to measure on.
         preprocessing: how a picture becomes the input.
-        teacher: the uncompressed network, or None.
+        teacher: the uncompressed network, or another; or None.
         seed: of all draws of this stage.
         checkpoint: where the state is kept after each epoch.
     """
 
     pictures: Pictures
     preprocessing: Preprocessing
-    teacher: nn.Module | None
+    teacher: Teacher | None
     seed: tuple[int, int]
     checkpoint: Path
 
@@ -106,11 +115,12 @@ def learn(
         if kept is not None:
             history, first = kept, kept[-1].epoch
     count = len(lesson.pictures.training)
-    with _prepared(module):
+    layout = _layout(module, lesson)
+    with _prepared(module, layout):
         for epoch in range(first, schedule.epochs):
             start = time.monotonic()
             seen = partial(_advance, advance, epoch * count)
-            loss = _one_epoch(module, stage, lesson, optimizer, epoch, seen)
+            loss = _one_epoch(module, stage, lesson, optimizer, epoch, seen, layout)
             first_one = distributed.is_first()
             measured = accuracy(module, lesson.pictures.measuring, lesson.preprocessing) if first_one else 0.0
             right = distributed.broadcast(measured)
@@ -132,6 +142,7 @@ def _one_epoch(
     optimizer: torch.optim.Optimizer,
     epoch: int,
     advance: Callable[[int], None],
+    layout: torch.memory_format,
 ) -> float:
     """The mean loss of one pass over the pictures."""
     schedule, pictures = stage.schedule, lesson.pictures.training
@@ -147,7 +158,7 @@ def _one_epoch(
         part = (epoch * turns + turn) / (schedule.epochs * turns)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * speed(part, schedule.warmup)
-        loss = _loss(module, stage, lesson, given, classes)
+        loss = _loss(module, stage, lesson, given, classes, layout)
         penalty = stage.family.penalty(module)
         optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -175,17 +186,22 @@ def speed(part: float, warmup: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (part - warmup) / (1 - warmup)) if warmup < 1 else 1.0
 
 
-def _loss(module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classes: Tensor) -> Tensor:
+def _loss(
+    module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classes: Tensor, layout: torch.memory_format
+) -> Tensor:
     """Cross entropy, and divergence from the teacher."""
     schedule, device = stage.schedule, next(module.parameters()).device
     x, classes = inputs(given, lesson.preprocessing, device), classes.to(device)
+    x = x.contiguous(memory_format=layout)
     with _mixed(device):
         scores = module(x)
     scores = scores.float()
     loss = functional.cross_entropy(scores, classes)
     if lesson.teacher is not None and schedule.distill:
+        teacher = lesson.teacher
+        own = x if teacher.preprocessing == lesson.preprocessing else inputs(given, teacher.preprocessing, device)
         with torch.no_grad(), _mixed(device):
-            taught = lesson.teacher(x)
+            taught = teacher.module(own)
         heat = schedule.temperature
         apart = functional.kl_div(
             functional.log_softmax(scores / heat, 1), functional.log_softmax(taught.float() / heat, 1),
@@ -201,16 +217,23 @@ def inputs(pictures: Tensor, preprocessing: Preprocessing, device: torch.device)
     if preprocessing.channels == "BGR":
         x = x.flip(1)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+    return (x - mean) / std
 
 
-def accuracy(module: nn.Module, pictures: Labelled, preprocessing: Preprocessing) -> float:
-    """Percent of the pictures whose likeliest class is the true one."""
+def accuracy(module: nn.Module, pictures: Labelled, preprocessing: Preprocessing, exact: bool = False) -> float:
+    """Percent of the pictures whose likeliest class is the true one.
+
+    Args:
+        module: the network.
+        pictures: to name.
+        preprocessing: how they become its input.
+        exact: in float32, as files are measured; otherwise as fast as training is.
+    """
     device = next(module.parameters()).device
     was_training = module.training
     module.eval()
     right = 0
-    with torch.no_grad(), _mixed(device):
+    with torch.no_grad(), nullcontext() if exact else _mixed(device):
         for places in torch.split(torch.arange(len(pictures)), MEASURED):
             scores = module(inputs(pictures[places], preprocessing, device))
             right += int((scores.argmax(1).cpu() == pictures.classes[places]).sum())
@@ -220,8 +243,23 @@ def accuracy(module: nn.Module, pictures: Labelled, preprocessing: Preprocessing
 
 def _mixed(device: torch.device) -> Any:
     """Convolutions in bfloat16, where the processor has instructions for that."""
-    enabled = device.type == "cuda" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    known = there and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    enabled = device.type == "cuda" or known
     return torch.autocast(device.type, torch.bfloat16, enabled=bool(enabled))
+
+
+def _layout(module: nn.Module, lesson: Lesson) -> torch.memory_format:
+    """Channels last, which is faster, unless the network cannot take that: ``view`` is then impossible."""
+    device = next(module.parameters()).device
+    tried = copy.deepcopy(module).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    x = inputs(lesson.pictures.training[torch.arange(2)], lesson.preprocessing, device)
+    try:
+        with torch.no_grad():
+            tried(x.contiguous(memory_format=torch.channels_last))
+    except RuntimeError:
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _channels_last(gradient: Tensor) -> Tensor:
@@ -229,15 +267,16 @@ def _channels_last(gradient: Tensor) -> Tensor:
 
 
 @contextmanager
-def _prepared(module: nn.Module) -> Iterator[None]:
+def _prepared(module: nn.Module, layout: torch.memory_format) -> Iterator[None]:
     """Puts channels last, and has gradients arrive so at normalizations, which are ten times slower else."""
 
     def arranged(layer: nn.Module, given: object, output: Tensor) -> None:
         if output.requires_grad and output.dim() == 4:
             output.register_hook(_channels_last)  # type: ignore[no-untyped-call]
 
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    hooks = [layer.register_forward_hook(arranged) for layer in module.modules() if isinstance(layer, NORMS)]
+    module.to(memory_format=layout)  # type: ignore[call-overload]
+    norms = [layer for layer in module.modules() if isinstance(layer, NORMS) and layout is torch.channels_last]
+    hooks = [norm.register_forward_hook(arranged) for norm in norms]
     try:
         yield
     finally:

@@ -32,8 +32,8 @@ class Schedule:
         distill: part of the loss that is the divergence from the uncompressed network's answers, 0 to 1; the rest
             is the cross entropy with the true class. A stage "Train" distils only where the recipe names a teacher.
         temperature: at which these answers are compared.
-        shift: how far pictures are moved, in pixels at most; they are mirrored half of the time.
-        mirror: whether they are.
+        shift: how far pictures are moved, in pixels at most.
+        mirror: whether half of them are mirrored.
 
     Raises:
         RecipeError: a value that is not allowed.
@@ -144,8 +144,12 @@ class Recipe:
             ("seed", int),
             ("teacher", str),
         ):
-            if key in document and (not isinstance(document[key], kind) or (kind is int and document[key] is True)):
+            if key in document and (
+                not isinstance(document[key], kind) or (kind is int and isinstance(document[key], bool))
+            ):
                 raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}")
+        if not 0 <= document.get("seed", 0) < 2**31:
+            raise RecipeError(f"{origin}: seed={document['seed']}, but it must be in 0..{2**31 - 1}")
         if "network" not in document:
             raise RecipeError(f'{origin}: no network; write network = "squeezenet32", for instance')
         entries = document.get("stage", [])
@@ -173,8 +177,8 @@ class Recipe:
         path = SHIPPED / f"{name}.toml" if name in cls.shipped() else Path(name)
         if not path.exists() and path.suffix != ".toml":
             close = get_close_matches(name, cls.shipped(), 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise RecipeError(f"no recipe {name!r}{hint} It is a file, or one of {', '.join(cls.shipped())}")
+            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            raise RecipeError(f"no recipe {name!r}{hint} it is a file, or one of {', '.join(cls.shipped())}")
         try:
             return path.read_text(encoding="utf-8")
         except OSError as error:
@@ -190,7 +194,7 @@ class Recipe:
 
 def _stage(entry: Mapping[str, Any], where: str) -> Stage:
     method = entry.get("method", "Train")
-    if method not in FAMILIES:
+    if not isinstance(method, str) or method not in FAMILIES:
         raise RecipeError(f"{where}: unknown method {method!r}; there are {', '.join(FAMILIES)}")
     family = FAMILIES[method]
     own, common = [f.name for f in fields(family)], [f.name for f in fields(Schedule)]

@@ -7,42 +7,32 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from smidgen import distributed
-from smidgen.archive import Archive, Label, Preprocessing, open_archive
-from smidgen.arrange import arranged, bias_names
-from smidgen.code import Affine, Code
+from smidgen.archive import open_archive
+from smidgen.code import Code
 from smidgen.errors import InputError, RecipeError
 from smidgen.file import replace_file
-from smidgen.methods import Quantize
-from smidgen.pipeline import with_program
-from smidgen.read import call, from_module, read_model, to_module
 from smidgen.reporter import SILENT, Reporter
-from smidgen.run.runner import Runner
-from smidgen.squeezer import rounded
 from smidgen.train.families.train import Train
+from smidgen.train.files import archive_of, named_right, rebuilt_archive_of
 from smidgen.train.fold import fit_
-from smidgen.train.loop import Epoch, Lesson, accuracy, best_device, inputs, learn
-from smidgen.train.pictures import Labelled, Pictures, pictures_in
+from smidgen.train.loop import Epoch, Lesson, Teacher, accuracy, best_device, inputs, learn
+from smidgen.train.network import Given, check, check_graph, given, measured, named, seeded, shown
+from smidgen.train.pictures import Pictures, pictures_in
 from smidgen.train.recipe import Recipe, Stage
-from smidgen.zoo import ZOO, build
 
-__all__ = ["Outcome", "Result", "train"]
+__all__ = ["Outcome", "Result", "described", "train"]
 
 SIDE = 32
 """Height and width of pictures where neither the network nor its file says what they are."""
 
-SHOWN = 100
-"""Pictures that show what activations are."""
-
-BIASES = Quantize(bits=8)
+CURVES, CHECKPOINT = "curves.json", "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -105,6 +95,14 @@ class Outcome:
         }
 
 
+class _Known(NamedTuple):
+    """What an earlier run of the recipe has finished."""
+
+    start: float | None
+    epochs: list[Epoch]
+    results: dict[str, Result]
+
+
 def train(name: str, data: Path, out: Path, reporter: Reporter = SILENT) -> Outcome:
     """Trains a network through the stages of a recipe.
 
@@ -123,7 +121,15 @@ def train(name: str, data: Path, out: Path, reporter: Reporter = SILENT) -> Outc
     """
     text = Recipe.read(name)
     recipe = Recipe.parse(text, name)
-    return _Run(recipe, *_opened(recipe, data), _begun(out, text), reporter).outcome()
+    network = given(recipe)
+    shape = getattr(network.module, "input_shape", (3, SIDE, SIDE))
+    told = network.preprocessing
+    size = (told.height, told.width) if told else (int(shape[1]), int(shape[2]))
+    pictures = pictures_in(data, network.labels, size, told.resample if told else "bilinear", recipe.seed)
+    network = replace(network, preprocessing=told or measured(pictures.training, size))
+    teacher = named(recipe.teacher) if recipe.teacher else None
+    run = _Run(recipe, network, pictures, _begun(out, text), reporter, teacher)
+    return run.outcome()
 
 
 def _begun(out: Path, text: str) -> Path:
@@ -131,54 +137,13 @@ def _begun(out: Path, text: str) -> Path:
     known = out / "recipe.toml"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if known.exists() and known.read_text(encoding="utf-8") != text:
+        if known.exists() and known.read_bytes() != text.encode():
             raise RecipeError(f"{out}: was begun with another recipe (see {known}); give another folder")
         if distributed.is_first():
-            replace_file(known, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            replace_file(known, lambda temporary: temporary.write_bytes(text.encode()))
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from None
     return out
-
-
-def _opened(recipe: Recipe, data: Path) -> tuple[nn.Module, Preprocessing, Pictures]:
-    """The network, how pictures become its input, and the pictures."""
-    module, preprocessing, labels = _module(recipe)
-    shape = getattr(module, "input_shape", (3, SIDE, SIDE))
-    size = (preprocessing.height, preprocessing.width) if preprocessing else (int(shape[1]), int(shape[2]))
-    resample = preprocessing.resample if preprocessing else "bilinear"
-    pictures = pictures_in(data, labels, size, resample, recipe.seed)
-    return module, preprocessing or _measured(pictures.training, size), pictures
-
-
-def _module(recipe: Recipe) -> tuple[nn.Module, Preprocessing | None, tuple[Label, ...]]:
-    if recipe.fresh or (recipe.network in ZOO and recipe.arguments):
-        if recipe.network not in ZOO:
-            raise RecipeError(f"network = {recipe.network!r}: fresh and arguments are for the zoo: {', '.join(ZOO)}")
-        if not recipe.fresh:
-            raise RecipeError("arguments are for a network with new weights; say fresh = true")
-        torch.manual_seed(recipe.seed)
-        return build(recipe.network, **recipe.arguments), None, ()
-    return _trained(recipe.network)
-
-
-def _trained(name: str) -> tuple[nn.Module, Preprocessing | None, tuple[Label, ...]]:
-    """A network with its weights, how pictures become its input, and its classes, as far as it says."""
-    if ":" in name:
-        module = call(name)
-        return module, getattr(module, "preprocessing", None), tuple(getattr(module, "labels", ()))
-    archive = read_model(name)
-    if "zoo" not in archive.metadata:
-        raise RecipeError(f"{name}: what is read as a graph cannot be trained; name a function that makes the module")
-    module = to_module(archive)
-    vars(module)["zoo"] = dict(archive.metadata["zoo"])
-    return module, archive.preprocessing, archive.labels
-
-
-def _measured(pictures: Labelled, size: tuple[int, int]) -> Preprocessing:
-    """That brings the training pictures to a mean of 0 and a deviation of 1 in each channel."""
-    seen = pictures[torch.arange(min(len(pictures), 10_000))].double()
-    mean, std = seen.mean((0, 2, 3)), seen.std((0, 2, 3)).clamp(min=1.0)
-    return Preprocessing(*size, "RGB", *(tuple(round(float(v), 2) for v in each) for each in (mean, std)))  # type: ignore[arg-type]
 
 
 class _Run:
@@ -187,39 +152,58 @@ class _Run:
     def __init__(
         self,
         recipe: Recipe,
-        module: nn.Module,
-        preprocessing: Preprocessing,
+        network: Given,
         pictures: Pictures,
         out: Path,
         reporter: Reporter,
+        teacher: Given | None,
     ) -> None:
-        self.recipe, self.pictures, self.preprocessing, self.out, self.reporter = (
-            *(recipe, pictures, preprocessing, out, reporter),
-        )
+        assert network.preprocessing is not None
+        self.recipe, self.pictures, self.out, self.reporter = recipe, pictures, out, reporter
+        self.preprocessing, self.module = network.preprocessing, network.module
+        self._check(network, teacher)
         self.device = best_device()
-        self.module = module.to(self.device)
-        self.zoo = getattr(module, "zoo", None)
-        self.weights = sum(p.numel() for p in module.parameters())
-        self.named_teacher = _trained(recipe.teacher)[0].to(self.device).eval() if recipe.teacher else None
+        self.module.to(self.device)
+        self.zoo = getattr(network.module, "zoo", None)
+        self.weights = sum(p.numel() for p in self.module.parameters())
+        self.named_teacher = None
+        if teacher is not None:
+            how = teacher.preprocessing or self.preprocessing
+            self.named_teacher = Teacher(teacher.module.to(self.device).eval(), how)
         self.teacher = None if recipe.fresh else self._as_it_is()
         self.start: float | None = None
         self.epochs: list[Epoch] = []
         self.results: list[Result] = []
 
+    def _check(self, network: Given, teacher: Given | None) -> None:
+        """Finds out before hours of training what would not work after them."""
+        seen = shown(self.pictures.training)[:2]
+        for each, what in (
+            (network, f"network {self.recipe.network!r}"),
+            (teacher, f"teacher {self.recipe.teacher!r}"),
+        ):
+            if each is not None:
+                how = each.preprocessing or self.preprocessing
+                check(each, self.pictures, inputs(seen, how, torch.device("cpu")).contiguous(), what)
+        check_graph(network, (3, self.preprocessing.height, self.preprocessing.width))
+
     def outcome(self) -> Outcome:
         """Carries out what is left to do."""
         known = distributed.broadcast(self._known())
         if not self.recipe.fresh:
-            self.start = known.get("start") or accuracy(self.module, self.pictures.measuring, self.preprocessing)
+            self.start = distributed.broadcast(self._at_first(known.start))
             self.reporter.say(
                 f"before: {4 * self.weights:,} bytes of float32, {self.start:.2f} % of "
                 f"{len(self.pictures.measuring):,} pictures ({self.pictures.where})"
             )
-        finished = {result["stage"]: Result(**result) for result in known.get("stages", [])}
-        self.epochs = [Epoch(**epoch) for epoch in known.get("epochs", [])]
         for number, stage in enumerate(self.recipe.stages, 1):
-            self._stage(number, stage, finished.get(stage.name))
+            self._stage(number, stage, known)
         return self._outcome()
+
+    def _at_first(self, known: float | None) -> float:
+        if known is not None or not distributed.is_first():
+            return known or 0.0
+        return accuracy(self.module, self.pictures.measuring, self.preprocessing, exact=True)
 
     def _outcome(self) -> Outcome:
         return Outcome(
@@ -227,63 +211,74 @@ class _Run:
             tuple(self.epochs),
         )  # fmt: skip
 
-    def _known(self) -> dict[str, Any]:
-        """What an earlier run has written."""
-        path = self.out / "curves.json"
+    def _known(self) -> _Known:
+        """What an earlier run has finished."""
+        path = self.out / CURVES
         if not path.exists():
-            return {}
+            return _Known(None, [], {})
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            results = [Result(**result) for result in found["stages"]]
+            epochs = [Epoch(**epoch) for epoch in found["epochs"]]
+            return _Known(found["start"], epochs, {result.stage: result for result in results})
+        except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: cannot be read; move it away to begin anew") from None
-        return dict(found)
 
-    def _stage(self, number: int, stage: Stage, finished: Result | None) -> None:
+    def _stage(self, number: int, stage: Stage, known: _Known) -> None:
         """One stage, or the state that it led to when it was done before."""
         base = self.out / f"{number}-{stage.name}"
         state = base.with_suffix(".safetensors")
+        seeded(self.recipe.seed, number)
         stage.family.restructure(self.module)
-        if finished is not None and state.exists():
+        self.module.to(self.device)
+        finished = known.results.get(stage.name)
+        if finished is not None and distributed.broadcast(state.exists()):
             self._load(state)
+            self.epochs += [epoch for epoch in known.epochs if epoch.stage == stage.name]
             self._finished(stage, finished)
             return
+        known.results.clear()  # what came after it came from another state
         self._learn(number, stage)
         codes = stage.family.finish(self.module)
+        result = None
         if distributed.is_first():
             tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.module.state_dict().items()}
             replace_file(state, lambda temporary: save_file(tensors, temporary))
             result = self._written(stage, codes, base.with_suffix(".smidgen"))
-            self._finished(stage, result)
-            self._keep(self.epochs)
-            (self.out / "checkpoint.safetensors").unlink(missing_ok=True)
             self.reporter.say(described(result))
-        distributed.broadcast(None)  # nobody goes on before the files are there
-        if not distributed.is_first():
-            self._finished(stage, None)
+        result = distributed.broadcast(result)  # nobody goes on before the files are there
+        assert result is not None
+        self._finished(stage, result)
+        if distributed.is_first():
+            self._keep(self.epochs)
+            (self.out / CHECKPOINT).unlink(missing_ok=True)
 
-    def _finished(self, stage: Stage, result: Result | None) -> None:
+    def _finished(self, stage: Stage, result: Result) -> None:
         """Keeps what a stage led to; a network that is as large as before teaches what follows."""
-        if result is not None:
-            self.results.append(result)
+        self.results.append(result)
         if isinstance(stage.family, Train):
             self.teacher = self._as_it_is()
 
-    def _as_it_is(self) -> nn.Module:
-        return copy.deepcopy(self.module).eval()
+    def _as_it_is(self) -> Teacher:
+        return Teacher(copy.deepcopy(self.module).eval(), self.preprocessing)
 
     def _load(self, state: Path) -> None:
         try:
-            fit_(self.module, {name: t.to(self.device) for name, t in load_file(state).items()})
+            fit_(self.module, load_file(state))
         except (OSError, SafetensorError) as error:
             raise InputError(f"{state}: cannot be read: {error}") from None
+        self.module.to(self.device)
 
     def _learn(self, number: int, stage: Stage) -> None:
-        shown = self.pictures.training[torch.arange(min(SHOWN, len(self.pictures.training)))]
-        stage.family.begin(self.module, inputs(shown, self.preprocessing, self.device))
-        seed = (self.recipe.seed, number)
+        if stage.schedule.batch < distributed.size():
+            raise RecipeError(
+                f"stage {stage.name}: a batch of {stage.schedule.batch} for {distributed.size()} processes"
+            )
+        stage.family.begin(self.module, inputs(shown(self.pictures.training), self.preprocessing, self.device))
+        self.module.to(self.device)
+        distributed.share([*self.module.parameters(), *(b for b in self.module.buffers() if b.is_floating_point())])
         teacher = self.named_teacher or (None if isinstance(stage.family, Train) else self.teacher)
-        checkpoint = self.out / "checkpoint.safetensors"
-        lesson = Lesson(self.pictures, self.preprocessing, teacher, seed, checkpoint)
+        lesson = Lesson(self.pictures, self.preprocessing, teacher, (self.recipe.seed, number), self.out / CHECKPOINT)
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             self.epochs = learn(self.module, stage, lesson, self.epochs, advance, self._keep)
@@ -292,11 +287,14 @@ class _Run:
         """Writes what is known so far."""
         self.epochs = epochs
         text = json.dumps(self._outcome().described(), indent=1)
-        replace_file(self.out / "curves.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        replace_file(self.out / CURVES, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _written(self, stage: Stage, codes: Mapping[str, Code], path: Path) -> Result:
         """The file of a stage, and what it is worth."""
-        archive = self._archive(codes, isinstance(stage.family, Train))
+        archive = None
+        if isinstance(stage.family, Train):
+            archive = rebuilt_archive_of(self.module, codes, self.preprocessing, self.pictures, self.zoo)
+        archive = archive or archive_of(self.module, codes, self.preprocessing, self.pictures, self.reporter)
         size = archive.save(path)
         opened = open_archive(path)
         native = named_right(opened.runner(engine="native"), self.pictures.measuring) if opened.program else None
@@ -306,57 +304,6 @@ class _Run:
             named_right(opened.runner(engine="onnxruntime"), self.pictures.measuring), native,
             4 * self.weights / size, 8 * size / self.weights, round(seconds, 1),
         )  # fmt: skip
-
-    def _archive(self, codes: Mapping[str, Code], rebuilt: bool) -> Archive:
-        """The network as it is now, with codes in place of weights; one of the zoo so that it can be rebuilt, if it
-        should."""
-        plain = copy.deepcopy(self.module).cpu().eval()
-        vars(plain).pop("zoo", None)
-        shape = (3, self.preprocessing.height, self.preprocessing.width)
-        archive = from_module(plain, shape, self.preprocessing, self.pictures.labels)
-        if rebuilt and self._is_of_the_zoo(plain):
-            archive = replace(archive, tensors={**archive.tensors, **codes})
-            return replace(archive, metadata={"zoo": dict(self.zoo or {})})
-        archive = arranged(replace(archive, tensors={**archive.tensors, **codes}))
-        if codes:
-            archive = replace(archive, tensors=_shortened(archive))
-        shown = self.pictures.training[torch.arange(min(SHOWN, len(self.pictures.training)))]
-        items = [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in shown]
-        return with_program(archive, items, self.reporter)
-
-    def _is_of_the_zoo(self, plain: nn.Module) -> bool:
-        """Whether the class that it was built from still has these weights."""
-        if self.zoo is None:
-            return False
-        with torch.device("meta"):
-            built = build(**self.zoo).state_dict()
-        return {n: t.shape for n, t in built.items()} == {n: t.shape for n, t in plain.state_dict().items()}
-
-
-def _shortened(archive: Archive) -> dict[str, Any]:
-    """Tensors with biases of 8 bits, and scales of few."""
-    tensors = dict(archive.tensors)
-    codes = [name for name, tensor in tensors.items() if isinstance(tensor, Code)]
-    for name in bias_names(archive, codes):
-        bias = tensors[name]
-        if not isinstance(bias, Code) and bias.dtype == np.float32:
-            tensors[name] = BIASES(bias)
-    for name in codes:
-        code = tensors[name]
-        if isinstance(code, Code) and isinstance(code.rule, Affine) and code.rule.axis is not None:
-            tensors[name] = Code(code.symbols, replace(code.rule, scale=rounded(code.rule.scale)))
-    return tensors
-
-
-def named_right(runner: Runner, pictures: Labelled) -> float:
-    """Percent of the pictures that a file names right."""
-    assert runner.preprocessing is not None
-    right = 0
-    for places in torch.split(torch.arange(len(pictures)), SHOWN):
-        x = inputs(pictures[places], runner.preprocessing, torch.device("cpu")).contiguous()
-        scores = runner(np.asarray(x.numpy(), np.float32, order="C"))
-        right += int((scores.argmax(1) == pictures.classes[places].numpy()).sum())
-    return 100 * right / len(pictures)
 
 
 def described(result: Result) -> str:

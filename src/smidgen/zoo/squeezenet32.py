@@ -56,8 +56,8 @@ class NormalizedFire(nn.Module):
 class SqueezeNet32(nn.Module):
     """SqueezeNet for small pictures: of shape (batch, 3, height, width), 4 pixels or more a side.
 
-    Eight fire modules as in SqueezeNet 1.1, half as wide and squeezed to a quarter, not to an eighth; two of them see the
-    whole picture, and there are two pools in place of three.
+    Eight fire modules as in SqueezeNet 1.1, half as wide and squeezed to a quarter, not to an eighth; two see the whole
+    picture, and there are two pools in place of three.
 
     Args:
         classes: number of scores, at least 1.

@@ -18,7 +18,6 @@ from smidgen.train.family import (
     check_choice,
     check_flag,
     check_whole,
-    inner,
     original,
     parametrized,
     plain_,
@@ -76,7 +75,7 @@ class Signed(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """Signs times scales."""
         signs, scale = self.parts(weight)
-        return straight_through(signs * scale, weight.clamp(-1, 1) if not self.scaled else weight)
+        return straight_through(signs * scale, weight)
 
     def parts(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Symbols as floats, and the scale of each output, of shape (outputs, 1, ...)."""
@@ -110,7 +109,8 @@ class Binarize(Family):
         weights: "binary", "ternary", or "real", to make activations binary first.
         scaled: with the mean magnitude of each filter as its scale (BWN, XNOR-Net); without, weights are 1 and -1
             (BinaryConnect), which wants a normalization after each layer.
-        activations: whether the inputs of the inner layers are signs, too (XNOR-Net). The network then needs ways for
+        activations: whether the inputs of the inner layers are signs, too (XNOR-Net, without its scales of inputs). The
+            network then needs ways for
             real numbers around the layers, or it loses much: ``bypass = "layer"`` of resnet20.
         gradient: of the signs of activations: "clipped", as in XNOR-Net, or "polynomial", as in Bi-Real Net.
         edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are; 1 to make them
@@ -140,19 +140,26 @@ class Binarize(Family):
 
     def restructure(self, module: nn.Module) -> None:
         """Puts signs before the inner layers."""
-        for layer in inner(self.layers(module)).values() if self.activations else ():
+        for layer in self.inner(module).values() if self.activations else ():
             if not hasattr(layer, SIGN):  # an earlier stage may have done so
-                layer.add_module(SIGN, Sign(self.gradient))
                 layer.register_forward_pre_hook(_as_signs)
+            layer.add_module(SIGN, Sign(self.gradient))
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Makes the weights of the inner layers signs."""
         del pictures
-        layers = self.layers(module)
-        within = layers if self.edges == 1 else inner(layers)
+        within = self.layers(module) if self.edges == 1 else self.inner(module)
         if self.weights != "real":
             for layer in within.values():
                 parametrize.register_parametrization(layer, "weight", Signed(self.weights, self.scaled))
+
+    def update(self, module: nn.Module, part: float, turn: int) -> None:
+        """Keeps what is behind signs without a scale within -1..1, or no gradient could turn it (BinaryConnect,
+        algorithm 1)."""
+        del part, turn
+        for _, layer, signed in parametrized(module, Signed):
+            if not signed.scaled:
+                original(layer).data.clamp_(-1, 1)
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """Signs and scales; the first layer and the last in ``edges`` bits."""

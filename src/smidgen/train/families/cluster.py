@@ -54,28 +54,42 @@ class Shared(nn.Module):
         shared: Tensor = _Gather.apply(self.levels * self.moves, self.symbols)  # type: ignore[no-untyped-call]
         return shared
 
+    def values(self, weight: Tensor) -> Tensor:
+        """The values of the codebook, in the places of the weights."""
+        return self(weight).detach()  # type: ignore[no-any-return]
+
 
 class Attended(nn.Module):
-    """A weight between shared values: each is the mean of the codebook, the nearest entries counting most."""
+    """A weight between shared values: the mean of the codebook, in which the nearest entries count most. Pruned weights
+    stay zero."""
 
     moves: Tensor
+    kept: Tensor
+    distance: Tensor
+    hardness: Tensor
 
-    def __init__(self, code: Code, temperature: float) -> None:
+    def __init__(self, weight: Tensor, code: Code, temperature: float) -> None:
         super().__init__()
         assert isinstance(code.rule, Table)
         levels = torch.from_numpy(code.rule.levels[0].copy())
         self.levels = nn.Parameter(levels)
         self.register_buffer("moves", (levels != 0).to(levels.dtype))
+        self.register_buffer("kept", (weight.detach() != 0).to(levels.dtype))
         spread = (levels.max() - levels.min()) / max(1, len(levels) - 1)
-        self.register_buffer("distance", spread * temperature)
+        self.register_buffer("distance", (spread * temperature).clamp(min=1e-8))
         self.register_buffer("hardness", torch.ones(()))
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The attention of each weight to the codebook. Pruned weights attend to zero alone."""
+        """The attention of each weight to the codebook."""
         levels = self.levels * self.moves
-        far = (weight.reshape(-1, 1) - levels).abs() * (-self.hardness / self.distance)  # type: ignore[operator]
-        soft = (torch.softmax(far, 1) @ levels).reshape(weight.shape)
-        return torch.where(weight == 0, weight, soft) if bool((self.moves == 0).any()) else soft
+        far = (weight.reshape(-1, 1) - levels).abs() * (-self.hardness / self.distance)
+        return (torch.softmax(far, 1) @ levels).reshape(weight.shape) * self.kept
+
+    def values(self, weight: Tensor) -> Tensor:
+        """The entry of the codebook that is nearest to each weight."""
+        levels = (self.levels * self.moves).detach()
+        nearest = (weight.detach().reshape(-1, 1) - levels).abs().argmin(1).reshape(weight.shape)
+        return levels[nearest] * self.kept
 
 
 @dataclass(frozen=True)
@@ -94,7 +108,8 @@ class Cluster(Family):
         RecipeError: a field is not allowed.
 
     Source:
-        Han et al., "Deep Compression", arXiv 1510.00149, section 3.3; Cho et al., "DKM", arXiv 2108.12659, section 3.2.
+        Han et al., "Deep Compression", arXiv 1510.00149, section 3.3; Cho et al., "DKM", arXiv 2108.12659,
+        section 3.2, with the codebook trained by its gradients and not by iterations within each update.
     """
 
     levels: int = 16
@@ -112,7 +127,7 @@ class Cluster(Family):
         fold_normalization_(module, pictures)
         for layer in self.layers(module).values():
             code = self._code(layer.weight)
-            shared = Attended(code, self.temperature) if self.differentiable else Shared(code)
+            shared = Attended(layer.weight, code, self.temperature) if self.differentiable else Shared(code)
             parametrize.register_parametrization(layer, "weight", shared, unsafe=True)
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:
@@ -125,16 +140,7 @@ class Cluster(Family):
         """The codes."""
         codes = {}
         for name, layer, shared in parametrized(module, (Shared, Attended)):
-            levels = (shared.levels * shared.moves).detach()
-            if isinstance(shared, Shared):
-                values = levels[shared.symbols]
-            else:
-                weight = original(layer).detach()
-                nearest = (weight.reshape(-1, 1) - levels).abs().argmin(1).reshape(weight.shape)
-                values = levels[nearest]
-                if bool((shared.moves == 0).any()):
-                    values = torch.where(weight == 0, torch.zeros_like(weight), values)
-            codes[name] = methods.Cluster(self.levels)(values.cpu().numpy())
+            codes[name] = methods.Cluster(self.levels)(shared.values(original(layer)).cpu().numpy())
         plain_(module)
         for name, code in codes.items():
             _set(module, name, code)

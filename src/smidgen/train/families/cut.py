@@ -10,18 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from smidgen import distributed
 from smidgen.errors import RecipeError
 from smidgen.read import from_module
 from smidgen.train.channels import Channels, Layer, channels_of
-from smidgen.train.family import Family, check_part, check_whole
+from smidgen.train.family import Family, check_part, check_whole, layers_of
 
 __all__ = ["Cut"]
 
 BATCH = 16
 """Pictures whose gradient is one look at the loss."""
-
-STEP = 0.98
-"""Each round of the search leaves so much of the multiply-adds of the one before."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,12 @@ class Cut(Family):
         device = pictures.device
         archive = from_module(module.cpu().eval(), tuple(pictures.shape[1:]))
         module.to(device)
-        channels = channels_of(archive)
+        channels = channels_of(archive, set(layers_of(module)))
         groups = self._groups(channels, set(self.layers(module)))
         if not groups:
             raise RecipeError("Cut: no layer of this network can lose filters")
         harm = _harm(module, channels, pictures)
-        kept = self._chosen(channels, groups, harm)
+        kept = distributed.broadcast(self._chosen(channels, groups, harm))
         _cut_(module, channels, kept)
 
     def _groups(self, channels: Channels, names: set[str]) -> list[list[int]]:
@@ -82,8 +80,8 @@ class Cut(Family):
                  channels.roots(ids).tolist()}  # fmt: skip
         whole = cost(channels, every)
         price = {root: whole - cost(channels, every - {root}) for group in groups for root in group}
-        order = {id(group): sorted(group, key=lambda root: -harm[root]) for group in groups}
-        worth = {root: harm[root] / max(1, price[root]) for root in price}
+        order = {id(group): sorted(group, key=lambda root: -harm.get(root, 0.0)) for group in groups}
+        worth = {root: harm.get(root, 0.0) / max(1, price[root]) for root in price}
         ranked = sorted(worth.values())
         kept = every
         for threshold in ranked:
@@ -140,7 +138,7 @@ def _affine(module: nn.Module, channels: Channels) -> list[tuple[Any, list[nn.Pa
 
 
 def _tensors(module: nn.Module, name: str) -> list[nn.Parameter]:
-    return list(module.get_submodule(name).parameters(recurse=False))
+    return [p for p in module.get_submodule(name).parameters(recurse=False) if p.requires_grad]
 
 
 def _cut_(module: nn.Module, channels: Channels, kept: set[int]) -> None:
@@ -159,7 +157,9 @@ def _cut_(module: nn.Module, channels: Channels, kept: set[int]) -> None:
 
 
 def _keep_layer_(own: Any, layer: Layer, outputs: Tensor, inputs: Tensor) -> None:
-    depthwise = isinstance(own, nn.Conv1d | nn.Conv2d | nn.Conv3d) and own.groups > 1
+    if getattr(own, "groups", 1) > 1 and own.groups != own.in_channels:
+        return  # none of its channels can go
+    depthwise = getattr(own, "groups", 1) > 1
     _narrow_(own, "weight", (outputs,) if depthwise else (outputs, inputs))
     _narrow_(own, "bias", (outputs,))
     if isinstance(own, nn.Linear):

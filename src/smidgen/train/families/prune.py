@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smidgen import methods
+from smidgen.code import Code
 from smidgen.errors import PlanError, RecipeError
 from smidgen.train.family import Family, check_choice, check_part, check_whole, original, parametrized
 
@@ -20,11 +21,8 @@ __all__ = ["Prune"]
 EVERY = 32
 """Updates between two choices of what is pruned."""
 
-LOOKED_AT = 16
+LOOKED_AT = EVERY // 2
 """Updates in which gradients are looked at before all is pruned at once."""
-
-SLACK = 0.002
-"""By how much the share that is left may be missed: each layer keeps a whole number of weights."""
 
 MEMORY = 0.98
 """How much of what was known about gradients is kept after each batch."""
@@ -112,12 +110,23 @@ class Prune(Family):
     def _due(self, masked: list[tuple[str, Any, Any]], part: float, turn: int) -> bool:
         """Whether it is time to prune: now and then at first, and at last when all that is left out should be."""
         if not self.at_once and part < self.until:
-            return turn % EVERY == 0
+            return turn % EVERY == EVERY // 2
         if self.at_once and turn < LOOKED_AT and part < self.until:
             return False
+        return self._is_left(masked)
+
+    def _is_left(self, masked: list[tuple[str, Any, Any]]) -> bool:
+        """Whether more is left than should be in the end; each layer keeps a whole number of weights."""
         left = sum(float(mask.mask.sum()) for _, _, mask in masked)
         count = sum(mask.mask.numel() for _, _, mask in masked)
-        return bool(left > (self.left + SLACK) * count)
+        return bool(left > self.left * count + len(masked))
+
+    def finish(self, module: nn.Module) -> dict[str, Code]:
+        """Prunes what is left to prune, where there were too few updates for it."""
+        masked = list(parametrized(module, Masked))
+        if self._is_left(masked):
+            self._choose(masked, self.density)
+        return super().finish(module)
 
     @property
     def left(self) -> float:

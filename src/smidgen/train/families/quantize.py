@@ -14,7 +14,6 @@ from smidgen.code import Affine, Code
 from smidgen.train.family import (
     Family,
     check_whole,
-    inner,
     original,
     parametrized,
     plain_,
@@ -117,17 +116,17 @@ class Quantize(Family):
 
     def restructure(self, module: nn.Module) -> None:
         """Puts grids before the inner layers."""
-        for layer in inner(self.layers(module)).values() if self.activations else ():
+        for layer in self.inner(module).values() if self.activations else ():
+            if not hasattr(layer, GRID):  # an earlier stage may have done so
+                layer.register_forward_pre_hook(_on_grid)
             layer.add_module(GRID, Grid(self.activations))
-            layer.register_forward_pre_hook(_on_grid)
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Lays the grids, by what weights and activations are."""
-        layers = self.layers(module)
+        layers, within = self.layers(module), self.inner(module)
         if self.activations:
-            for name, seen in seen_inputs(module, inner(layers), pictures, GRID).items():
+            for name, seen in seen_inputs(module, within, pictures, GRID).items():
                 layers[name].get_submodule(GRID).begin(seen)
-        within = inner(layers)
         for name, layer in layers.items():
             bits = self.bits if name in within else self.edges
             if bits:

@@ -23,7 +23,7 @@ COUNTED, LARGEST = 15, 127
 """Symbols beyond the first are counted as it; there are none beyond the second."""
 
 GAIN = 0.02
-"""How much the price of a bit changes in one update, for bits that are twice what they should be."""
+"""How much the price of a bit changes in one update at most; where bits are a quarter too many it does."""
 
 REACH = 12.0
 """Logarithm of the price's range in a stage of few updates."""
