@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-__all__ = ["Small", "broken", "small", "write_digits"]
+__all__ = ["MADE", "Small", "broken", "scores", "small", "unseeded", "viewed", "write_digits"]
 
 
 def write_digits(folder: Path, training: int = 600, measuring: int = 200) -> Path:
@@ -63,3 +63,53 @@ class Broken(Small):
 def broken() -> Broken:
     """A network whose loss is not finite."""
     return Broken()
+
+
+MADE: list[nn.Module] = []
+"""What ``unseeded`` has made in this process."""
+
+
+def unseeded() -> Small:
+    """The network with weights that are drawn anew."""
+    MADE.append(Small())
+    return MADE[-1]  # type: ignore[return-value]
+
+
+class Viewed(Small):
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first_norm(self.first(x)))
+        return super().forward(x.view(len(x), -1).view(len(x), 16, 8, 8)[:, :3])
+
+
+def viewed() -> Viewed:
+    """A network that channels last would stop."""
+    torch.manual_seed(0)
+    return Viewed()
+
+
+class Scores(nn.Module):
+    """Whatever scores a test wants."""
+
+    def __init__(self, give: object) -> None:
+        super().__init__()
+        self.layer, self.give = nn.Linear(3, 10), give
+
+    def forward(self, x: Tensor) -> object:
+        return self.give(self.layer(x.mean((2, 3))))  # type: ignore[operator]
+
+
+def scores(kind: str = "few") -> Scores:
+    """Networks that do not fit pictures of ten classes."""
+    return Scores({"few": lambda y: y[:, :7], "pair": lambda y: (y, y), "image": lambda y: y[..., None]}[kind])
+
+
+def few() -> Scores:
+    return scores("few")
+
+
+def pair() -> Scores:
+    return scores("pair")
+
+
+def image() -> Scores:
+    return scores("image")

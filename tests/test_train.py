@@ -181,26 +181,28 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, digits: Path
     ]
 
 
-def test_a_command_that_was_killed_goes_on(digits: Path, dense: Path, tmp_path: Path) -> None:
-    stage = 'method = "Prune"\ndensity = 0.5\nepochs = 400'
-    text = continued(dense, stage, tmp_path / "out")
-    (tmp_path / "recipe.toml").write_text(text)
-    command = [sys.executable, "-m", "smidgen", "train", str(tmp_path / "recipe.toml"), "--data", str(digits)]
+def test_a_command_that_was_killed_goes_on_to_the_same_bytes(digits: Path, dense: Path, tmp_path: Path) -> None:
+    stage = 'method = "Fire"\nratio = 0.25\nepochs = 30'
+    (tmp_path / "recipe.toml").write_text(continued(dense, stage, tmp_path / "killed"))
+    continued(dense, stage, tmp_path / "whole")
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.Popen(
-        [*command, "-o", str(tmp_path / "out")], env={**os.environ, "PYTHONPATH": paths}, stderr=subprocess.DEVNULL
-    )
-    curves = tmp_path / "out/curves.json"
-    while '"prune"' not in curves.read_text() and process.poll() is None:
-        time.sleep(0.05)
+    environment = {**os.environ, "PYTHONPATH": paths}
+
+    def command(out: str) -> list[str]:
+        start = [sys.executable, "-m", "smidgen", "train", str(tmp_path / "recipe.toml"), "--data", str(digits)]
+        return [*start, "-o", str(tmp_path / out)]
+
+    process = subprocess.Popen(command("killed"), env=environment, stderr=subprocess.DEVNULL)
+    curves = tmp_path / "killed/curves.json"
+    while '"fire"' not in curves.read_text() and process.poll() is None:
+        time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = sum(epoch["stage"] == "prune" for epoch in json.loads(curves.read_text())["epochs"])
-    assert 0 < done < 400
-    shorter = text.replace("epochs = 400", f"epochs = {done + 1}")
-    (tmp_path / "out/recipe.toml").write_text(shorter)
-    outcome, _ = run(shorter, digits, tmp_path / "out")
-    assert sum(epoch.stage == "prune" for epoch in outcome.epochs) == done + 1
+    assert not (tmp_path / "killed/2-fire.smidgen").exists()
+    for out in ("killed", "whole"):
+        subprocess.run(command(out), env=environment, check=True, capture_output=True)
+    files = [(tmp_path / out / "2-fire.smidgen").read_bytes() for out in ("killed", "whole")]
+    assert files[0] == files[1]
 
 
 def test_what_is_finished_is_not_done_again(digits: Path, dense: Path, tmp_path: Path) -> None:
@@ -235,6 +237,9 @@ def test_a_state_fits_only_its_network(dense: Path) -> None:
         ('network = "x"\n[[stage]]\nmethod = "Quantize"\nbits = 1', "bits=1"),
         ('network = "x"\n[[stage]]\nmethod = "Binarize"\nweights = "wild"', "weights='wild'"),
         ('network = "x"\n[[stage]]\nepochs = -1', "epochs=-1"),
+        ('network = "x"\nseed = -1\n[[stage]]', "seed=-1"),
+        ('network = "x"\nseed = false\n[[stage]]', "seed=False"),
+        ('network = "x"\n[[stage]]\nmethod = ["Prune"]', "unknown method"),
         ('network = "x"\n[[stage]]\nlearning_rate = 0', "learning_rate=0"),
         ('network = "x"\n[[stage]]\nname = "a/b"', "name='a/b'"),
         ('network = "x"\n[[stage]]\n[[stage]]', "two stages are called 'train'"),
@@ -281,6 +286,39 @@ def test_training_that_diverges(digits: Path, tmp_path: Path) -> None:
         run(DENSE.replace("digits:small", "digits:broken"), digits, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("network", "error", "message"),
+    [
+        ("few", RecipeError, "answers for 7 classes, but there are 10 folders"),
+        ("pair", ModelError, "gives tuple, and not scores"),
+        ("image", ModelError, "gives .2, 10, 1., and not scores"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_refused_before_it_is_trained(
+    network: str, error: type[Exception], message: str, digits: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        run(DENSE.replace("digits:small", f"digits:{network}"), digits, tmp_path / "out")
+
+
+def test_a_teacher_of_other_classes_is_refused(digits: Path, dense: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="teacher 'squeezenet1_1': answers for 1000 classes"):
+        run('teacher = "squeezenet1_1"\n' + DENSE, digits, tmp_path / "out")
+
+
+def test_a_teacher_sees_pictures_as_it_was_trained_to(digits: Path, tmp_path: Path) -> None:
+    teacher = digits.parent / "teacher"
+    first = 'network = "resnet20"\nfresh = true\n[[stage]]\nepochs = 1\nbatch = 100\nlearning_rate = 0.05\n'
+    run(first, digits, teacher)
+    text = f'network = "digits:small"\nteacher = "{teacher}/1-train.smidgen"\n[[stage]]\nepochs = 1\n'
+    assert run(text, digits, tmp_path / "out")[0].results[0].accuracy > 5
+
+
+def test_a_network_that_views_its_channels_is_trained(digits: Path, tmp_path: Path) -> None:
+    text = DENSE.replace("digits:small", "digits:viewed").replace("epochs = 12", "epochs = 1")
+    assert run(text, digits, tmp_path / "out")[0].results[0].bytes > 0
+
+
 def test_a_folder_of_another_recipe_is_left_alone(digits: Path, dense: Path, tmp_path: Path) -> None:
     text = continued(dense, 'method = "Prune"', tmp_path / "out")
     with pytest.raises(RecipeError, match="begun with another recipe"):
@@ -305,6 +343,22 @@ def test_the_command_shows_every_stage(
     found = json.loads(capsys.readouterr().out)
     assert [stage["method"] for stage in found["stages"]] == ["Train", "Prune"]
     assert found["float32_bytes"] == 4 * sum(p.numel() for p in small().parameters())
+
+
+def test_curves_that_were_edited(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"', tmp_path / "out")
+    (tmp_path / "out/curves.json").write_text('{"start": 1, "stages": [{}], "epochs": []}')
+    with pytest.raises(InputError, match="move it away to begin anew"):
+        run(text, digits, tmp_path / "out")
+
+
+def test_a_stage_whose_state_is_gone_is_done_again_with_what_follows(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    first, out = run(text, digits, tmp_path / "out")
+    (out / "1-dense.safetensors").unlink()
+    again, _ = run(text, digits, out)
+    assert [epoch.stage for epoch in again.epochs] == ["dense"] * 12 + ["prune"]
+    assert again.results[1].bytes == first.results[1].bytes
 
 
 def test_pictures_without_classes(tmp_path: Path, digits: Path) -> None:

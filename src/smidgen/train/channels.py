@@ -167,7 +167,7 @@ class _Walk:
                 self._unknown(name)
 
     def _keeps(self, node: Any, new: bool) -> bool:
-        """Whether each channel is treated alike, or by numbers of its own that can go with it; ``new``: none of these were
+        """Whether each channel is treated alike, or by numbers of its own that go with it; ``new``: none of these were
         met before."""
         if node.op_type == "PRelu":
             return math.prod(self.shapes.get(node.input[1], (2,))) == 1

@@ -128,7 +128,7 @@ def _resize_(layer: nn.Module, name: str, wanted: Tensor | None) -> None:
     new = torch.empty_like(wanted)
     setattr(layer, name, nn.Parameter(new) if isinstance(have, nn.Parameter) else new)
     if isinstance(layer, CONVOLUTIONS) and name == "weight":
-        if layer.groups == layer.in_channels > 1:
+        if layer.groups == layer.in_channels == layer.out_channels > 1:
             layer.groups = wanted.shape[0]
         layer.out_channels, layer.in_channels = wanted.shape[0], wanted.shape[1] * layer.groups
     elif isinstance(layer, nn.Linear) and name == "weight":

@@ -157,7 +157,7 @@ def _cut_(module: nn.Module, channels: Channels, kept: set[int]) -> None:
 
 
 def _keep_layer_(own: Any, layer: Layer, outputs: Tensor, inputs: Tensor) -> None:
-    if getattr(own, "groups", 1) > 1 and own.groups != own.in_channels:
+    if getattr(own, "groups", 1) > 1 and not own.groups == own.in_channels == own.out_channels:
         return  # none of its channels can go
     depthwise = getattr(own, "groups", 1) > 1
     _narrow_(own, "weight", (outputs,) if depthwise else (outputs, inputs))
