@@ -78,7 +78,7 @@ def unseeded() -> Small:
 class Viewed(Small):
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first_norm(self.first(x)))
-        return super().forward(x.view(len(x), -1).view(len(x), 16, 8, 8)[:, :3])
+        return super().forward(x.view(x.size(0), -1).view(x.size(0), 16, 8, 8)[:, :3])
 
 
 def viewed() -> Viewed:

@@ -302,8 +302,8 @@ def test_a_network_that_does_not_fit_is_refused_before_it_is_trained(
 
 
 def test_a_teacher_of_other_classes_is_refused(digits: Path, dense: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="teacher 'squeezenet1_1': answers for 1000 classes"):
-        run('teacher = "squeezenet1_1"\n' + DENSE, digits, tmp_path / "out")
+    with pytest.raises(RecipeError, match="teacher 'resnet20': has other classes than the pictures"):
+        run('teacher = "resnet20"\n' + DENSE, digits, tmp_path / "out")
 
 
 def test_a_teacher_sees_pictures_as_it_was_trained_to(digits: Path, tmp_path: Path) -> None:

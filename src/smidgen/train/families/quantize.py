@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,6 @@ from smidgen.train.family import (
     parametrized,
     plain_,
     seen_inputs,
-    straight_through,
 )
 
 __all__ = ["Quantize"]
@@ -28,6 +28,28 @@ SMALLEST = 1e-8
 
 GRID = "input_grid"
 """Name of the module within a layer that its input goes through."""
+
+
+class _OnGrid(torch.autograd.Function):
+    """The nearest points of a grid, with the gradients of Esser et al., arXiv 1902.08153, equations 3 and 5, in one
+    piece: as a chain of operations it takes twice as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, step: Tensor, ends: tuple[float, float]) -> Tensor:
+        ideal = x / step.to(x.dtype)
+        held = ideal.clamp(*ends)
+        outside = held != ideal
+        points = held.round()
+        ctx.save_for_backward(points - held.masked_fill_(outside, 0), outside)
+        ctx.shape = step.shape
+        return points.mul_(step.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_step, outside = ctx.saved_tensors
+        moved = gradient * by_step
+        whole = moved.sum(dtype=torch.float32) if not ctx.shape else moved.float().sum_to_size(ctx.shape)
+        return gradient.masked_fill(outside, 0), whole, None
 
 
 class Stepped(nn.Module):
@@ -43,8 +65,8 @@ class Stepped(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest points of the grid."""
         step = _slowed(self.step, self.slowness).reshape(-1, *[1] * (weight.dim() - 1))
-        ideal = (weight / step).clamp(self.low, self.high)
-        return straight_through(ideal.round(), ideal) * step
+        found: Tensor = _OnGrid.apply(weight, step, (self.low, self.high))  # type: ignore[no-untyped-call]
+        return found
 
     def code(self, weight: Tensor) -> Code:
         """The numbers of the points, and the steps."""
@@ -80,8 +102,8 @@ class Grid(nn.Module):
             step = _slowed(self.step, 1.0).detach()
             return (x / step).round().clamp(low, high) * step
         step = _slowed(self.step, 1 / math.sqrt(x[0].numel() * high))
-        ideal = (x / step).clamp(low, high)
-        return straight_through(ideal.round(), ideal) * step
+        found: Tensor = _OnGrid.apply(x, step, (low, high))  # type: ignore[no-untyped-call]
+        return found
 
 
 @dataclass(frozen=True)
