@@ -18,9 +18,12 @@ from smidgen.read import read_model
 from smidgen.run.evaluate import evaluate
 from smidgen.run.int8 import quantize
 from smidgen.run.pictures import find_labelled
+from smidgen.train.files import named_right
+from smidgen.train.pictures import pictures_in
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 PICTURES, PHOTOS = DATA / "imagenet-measure.zip", DATA / "photos-unlabelled.zip"
+CIFAR = DATA / "cifar10-jpeg.zip"
 
 
 @pytest.mark.data
@@ -84,3 +87,16 @@ def test_squeezenet_in_integers_within_a_point(tmp_path: Path) -> None:
     assert int8.top1 is not None
     assert int8.top1 >= fp32.top1 - 1.0
     assert int8.kl < 0.0125
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"{CIFAR} is not there")
+def test_the_trained_resnet20_names_what_it_did_when_it_was_trained(tmp_path: Path) -> None:
+    with zipfile.ZipFile(CIFAR) as pictures:
+        names = [name for name in pictures.namelist() if "/test/" in name and name.endswith(".jpg")]
+        pictures.extractall(tmp_path, names)
+    model = read_model("resnet20")
+    found = pictures_in(tmp_path / "cifar10-jpeg" / "test", model.labels, (32, 32), "bilinear", 0)
+    assert len(found.training) + len(found.measuring) == 10_000
+    # one in ten is 1000 pictures; docs/results.md has the figure for all
+    assert named_right(model.runner(), found.measuring) == pytest.approx(88.0, abs=2.5)
