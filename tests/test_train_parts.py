@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from smidgen import methods
-from smidgen.archive import Label
+from smidgen.archive import Label, Preprocessing
 from smidgen.arrange import arranged
 from smidgen.code import Affine, Code
 from smidgen.errors import InputError, ModelError
@@ -35,10 +35,13 @@ from smidgen.train.families.cut import Cut, _cut_, cost
 from smidgen.train.families.prune import Prune
 from smidgen.train.families.quantize import Grid, Quantize, Stepped
 from smidgen.train.families.squeeze import Rated
+from smidgen.train.families.train import Train
 from smidgen.train.family import layers_of
 from smidgen.train.fold import fit_, fold_normalization_
+from smidgen.train.loop import Lesson, _loss
 from smidgen.train.network import measured, shown
 from smidgen.train.pictures import batches, pictures_in
+from smidgen.train.recipe import Schedule, Stage
 
 PICTURES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -428,6 +431,36 @@ def test_a_picture_is_moved_and_mirrored(tmp_path: Path) -> None:
     assert 5 < sum(same) < 35
     moved_ones = next(batches(pictures, 40, np.random.default_rng(0), 1, False, slice(None)))[0]
     assert torch.equal(torch.unique(moved_ones), torch.unique(still))
+
+
+def test_squares_are_erased(tmp_path: Path) -> None:
+    pictures = pictures_in(write_digits(tmp_path / "digits", 40, 20), (), (8, 8), "bilinear", 0).training
+    still = next(batches(pictures, 40, np.random.default_rng(0), 0, False, slice(None)))[0]
+    erased = next(batches(pictures, 40, np.random.default_rng(0), 0, False, slice(None), 4))[0]
+    changed = (still != erased).any(1)
+    for picture, where in zip(erased, changed, strict=True):
+        rows, columns = torch.nonzero(where.any(1)).flatten(), torch.nonzero(where.any(0)).flatten()
+        assert 1 <= len(rows) <= 4
+        assert 1 <= len(columns) <= 4
+        assert bool((picture[:, rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 124).all())
+
+
+def test_mixed_pictures_have_mixed_classes() -> None:
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) * self.scale
+
+    pictures, classes = 255 * torch.eye(3)[:2, :, None, None].expand(2, 3, 4, 4), torch.tensor([0, 1])
+    lesson = Lesson(None, Preprocessing(4, 4, std=(255.0,) * 3), None, (0, 0), Path())  # type: ignore[arg-type]
+    stage = Stage("x", Train(), Schedule())
+    with_half = _loss(Given(), stage, lesson, pictures, classes, torch.contiguous_format, 0.5)
+    scores = torch.tensor([[0.5, 0.5, 0.0]] * 2)
+    wanted = torch.nn.functional.cross_entropy(scores, classes)  # both classes are as likely
+    torch.testing.assert_close(with_half, wanted, atol=1e-2, rtol=1e-2)
 
 
 # graphs

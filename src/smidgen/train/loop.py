@@ -154,11 +154,14 @@ def _one_epoch(
     parameters = [p for p in module.parameters() if p.requires_grad]
     module.train()
     total = torch.zeros(())
-    for turn, (given, classes) in enumerate(batches(pictures, batch, rng, schedule.shift, schedule.mirror, own)):
+    drawn = batches(pictures, batch, rng, schedule.shift, schedule.mirror, own, schedule.erase)
+    mixing = np.random.default_rng((*lesson.seed, epoch, 1))
+    for turn, (given, classes) in enumerate(drawn):
         part = (epoch * turns + turn) / (schedule.epochs * turns)
         for group in optimizer.param_groups:
             group["lr"] = schedule.learning_rate * speed(part, schedule.warmup)
-        loss = _loss(module, stage, lesson, given, classes, layout)
+        share = float(mixing.beta(schedule.mix, schedule.mix)) if schedule.mix else 1.0
+        loss = _loss(module, stage, lesson, given, classes, layout, share)
         penalty = stage.family.penalty(module)
         optimizer.zero_grad()
         (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
@@ -187,16 +190,26 @@ def speed(part: float, warmup: float) -> float:
 
 
 def _loss(
-    module: nn.Module, stage: Stage, lesson: Lesson, given: Tensor, classes: Tensor, layout: torch.memory_format
+    module: nn.Module,
+    stage: Stage,
+    lesson: Lesson,
+    given: Tensor,
+    classes: Tensor,
+    layout: torch.memory_format,
+    share: float,
 ) -> Tensor:
-    """Cross entropy, and divergence from the teacher."""
+    """Cross entropy, and divergence from the teacher; ``share`` is how much of each picture is its own."""
     schedule, device = stage.schedule, next(module.parameters()).device
+    if share < 1:
+        given = share * given + (1 - share) * given.flip(0)
     x, classes = inputs(given, lesson.preprocessing, device), classes.to(device)
     x = x.contiguous(memory_format=layout)
     with _mixed(device):
         scores = module(x)
     scores = scores.float()
-    loss = functional.cross_entropy(scores, classes)
+    loss = share * functional.cross_entropy(scores, classes)
+    if share < 1:
+        loss = loss + (1 - share) * functional.cross_entropy(scores, classes.flip(0))
     if lesson.teacher is not None and schedule.distill:
         teacher = lesson.teacher
         own = x if teacher.preprocessing == lesson.preprocessing else inputs(given, teacher.preprocessing, device)

@@ -26,6 +26,9 @@ TRAINING, MEASURING = ("train",), ("test", "val", "validation")
 HELD_OUT = 10
 """One of so many pictures is held out where there is no folder of others to measure on."""
 
+GREY = 124
+"""Value of erased pixels: about the mean of photographs."""
+
 AT_ONCE = 2**31
 """Bytes of pictures that are kept in memory; where there are more, each is read when it is needed."""
 
@@ -152,7 +155,7 @@ def _read(files: Sequence[Path], size: tuple[int, int], resample: str) -> Tensor
 
 
 def batches(
-    pictures: Labelled, size: int, rng: np.random.Generator, shift: int, mirror: bool, part: slice
+    pictures: Labelled, size: int, rng: np.random.Generator, shift: int, mirror: bool, part: slice, erase: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One pass over the pictures in random order, moved and mirrored; what is left over at the end is left out.
 
@@ -163,6 +166,7 @@ def batches(
         shift: pixels that a picture is moved at most, up or down and to a side; its mirror image fills what is free.
         mirror: whether half of the pictures are mirrored.
         part: of each batch, which is given; all draws are made for the whole.
+        erase: side of a square that is made grey in each picture, wherever its middle falls.
 
     Yields:
         float32 of shape (n, 3, height, width) on the scale of 0 to 255, and the classes.
@@ -173,10 +177,11 @@ def batches(
         places = order[start : start + size]
         moves = rng.integers(0, 2 * shift + 1, (2, size))
         turned = rng.random(size) < (0.5 if mirror else 0.0)
-        yield (
-            _varied(pictures[places[part]], shift, moves[:, part], turned[part]).float(),
-            pictures.classes[places[part]],
-        )
+        middles = rng.random((2, size))
+        varied = _varied(pictures[places[part]], shift, moves[:, part], turned[part])
+        if erase:
+            _erase_(varied, middles[:, part], erase)
+        yield varied.float(), pictures.classes[places[part]]
 
 
 def _varied(pictures: Tensor, shift: int, moves: NDArray[np.int64], turned: NDArray[np.bool_]) -> Tensor:
@@ -190,3 +195,10 @@ def _varied(pictures: Tensor, shift: int, moves: NDArray[np.int64], turned: NDAr
         moved = wide[place, :, top : top + height, left : left + width]
         varied[place] = moved[:, :, ::-1] if turned[place] else moved
     return torch.from_numpy(varied)
+
+
+def _erase_(pictures: Tensor, middles: NDArray[np.float64], side: int) -> None:
+    height, width = pictures.shape[2:]
+    for picture, (down, across) in zip(pictures, middles.T, strict=True):
+        top, left = int(down * height) - side // 2, int(across * width) - side // 2
+        picture[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = GREY

@@ -34,12 +34,16 @@ class Schedule:
         temperature: at which these answers are compared.
         shift: how far pictures are moved, in pixels at most.
         mirror: whether half of them are mirrored.
+        erase: side of a square in each picture that is made grey, in pixels; 0 for none.
+        mix: two pictures of a batch are laid over each other, by a part that is drawn from the beta distribution with
+            this parameter twice; so are their classes. 0 for not.
 
     Raises:
         RecipeError: a value that is not allowed.
 
     Source:
-        Loshchilov and Hutter, arXiv 1608.03983, for the cosine; Hinton et al., arXiv 1503.02531, for distillation.
+        Loshchilov and Hutter, arXiv 1608.03983, for the cosine; Hinton et al., arXiv 1503.02531, for distillation;
+        DeVries and Taylor, arXiv 1708.04552, for squares; Zhang et al., arXiv 1710.09412, for mixing.
     """
 
     epochs: int = 10
@@ -52,15 +56,18 @@ class Schedule:
     temperature: float = 4.0
     shift: int = 4
     mirror: bool = True
+    erase: int = 0
+    mix: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, low, high in (("epochs", 0, 100_000), ("batch", 1, 65_536), ("shift", 0, 1_000)):
+        for name, low, high in (("epochs", 0, 100_000), ("batch", 1, 65_536), ("shift", 0, 1_000), ("erase", 0, 1_000)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise RecipeError(f"{name}={value!r}, but it must be a whole number in {low}..{high}")
-        for name, top in (("learning_rate", 1e3), ("temperature", 1e3), ("warmup", 1), ("decay", 1), ("distill", 1)):
+        tops = {"learning_rate": 1e3, "temperature": 1e3, "mix": 100, "warmup": 1, "decay": 1, "distill": 1}
+        for name, top in tops.items():
             value = getattr(self, name)
-            least = 0 if name in ("warmup", "decay", "distill") else 1e-12
+            least = 1e-12 if name in ("learning_rate", "temperature") else 0
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= top:
                 raise RecipeError(
                     f"{name}={value!r}, but it must be a number {'' if least else 'above 0 '}up to {top:g}"
