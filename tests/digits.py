@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-__all__ = ["MADE", "Small", "broken", "scores", "small", "unseeded", "viewed", "write_digits"]
+__all__ = ["MADE", "Small", "broken", "plain", "scores", "small", "unseeded", "viewed", "write_digits"]
 
 
 def write_digits(folder: Path, training: int = 600, measuring: int = 200) -> Path:
@@ -63,6 +63,17 @@ class Broken(Small):
 def broken() -> Broken:
     """A network whose loss is not finite."""
     return Broken()
+
+
+def plain() -> nn.Module:
+    """A network without normalization, in which each picture is answered on its own."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(256, 10)),
+    )
+    vars(network)["input_shape"] = (3, 8, 8)
+    return network
 
 
 MADE: list[nn.Module] = []

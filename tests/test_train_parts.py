@@ -38,9 +38,9 @@ from smidgen.train.families.squeeze import Rated
 from smidgen.train.families.train import Train
 from smidgen.train.family import layers_of
 from smidgen.train.fold import fit_, fold_normalization_
-from smidgen.train.loop import Lesson, _loss
+from smidgen.train.loop import Lesson, _Training
 from smidgen.train.network import measured, shown
-from smidgen.train.pictures import batches, pictures_in
+from smidgen.train.pictures import Labelled, Pictures, batches, pictures_in
 from smidgen.train.recipe import Schedule, Stage
 
 PICTURES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -455,9 +455,9 @@ def test_mixed_pictures_have_mixed_classes() -> None:
             return x.mean((2, 3)) * self.scale
 
     pictures, classes = 255 * torch.eye(3)[:2, :, None, None].expand(2, 3, 4, 4), torch.tensor([0, 1])
-    lesson = Lesson(None, Preprocessing(4, 4, std=(255.0,) * 3), None, (0, 0), Path())  # type: ignore[arg-type]
-    stage = Stage("x", Train(), Schedule())
-    with_half = _loss(Given(), stage, lesson, pictures, classes, torch.contiguous_format, 0.5)
+    labelled = Labelled(pictures.byte(), classes, (4, 4))
+    lesson = Lesson(Pictures(labelled, labelled, (), ""), Preprocessing(4, 4, std=(255.0,) * 3), None, (0, 0), Path())
+    with_half = _Training(Given(), Stage("x", Train(), Schedule()), lesson).loss(pictures, classes, 0.5)
     scores = torch.tensor([[0.5, 0.5, 0.0]] * 2)
     wanted = torch.nn.functional.cross_entropy(scores, classes)  # both classes are as likely
     torch.testing.assert_close(with_half, wanted, atol=1e-2, rtol=1e-2)
@@ -581,9 +581,11 @@ def test_two_processes_have_the_same_weights(tmp_path: Path) -> None:
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     folder = write_digits(tmp_path / "digits", 300, 100)
     recipe = tmp_path / "recipe.toml"
+    common = "batch = 50\nshift = 1\nmirror = false\n"
     recipe.write_text(
-        'network = "digits:small"\n[[stage]]\nepochs = 6\nlearning_rate = 0.1\nbatch = 50\nshift = 1\nmirror = false\n'
-        '[[stage]]\nmethod = "Prune"\ndensity = 0.5\nepochs = 2\nbatch = 50\nshift = 1\nmirror = false\n'
+        f'network = "digits:plain"\n[[stage]]\nepochs = 10\nlearning_rate = 0.05\n{common}'
+        f'[[stage]]\nmethod = "Prune"\ndensity = 0.5\nepochs = 2\n{common}'
+        f'[[stage]]\nmethod = "Cluster"\nepochs = 2\nlearning_rate = 0.001\n{common}'
     )
     paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
@@ -593,8 +595,9 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
     found = [json.loads((tmp_path / out / "curves.json").read_text()) for out in ("one", "two")]
+    losses = [[epoch["loss"] for epoch in each["epochs"] if epoch["stage"] != "train"] for each in found]
     accuracies = [[stage["accuracy"] for stage in each["stages"]] for each in found]
-    losses = [[epoch["loss"] for epoch in each["epochs"]] for each in found]
-    # normalization sees a half of each batch in each process, so it is not the same to the last digit
-    assert accuracies[1] == pytest.approx(accuracies[0], abs=6)
-    assert losses[1] == pytest.approx(losses[0], rel=0.25, abs=0.05)
+    assert found[0]["epochs"][9]["accuracy"] > 60
+    # each process knows the loss of its own half of every batch; their sum moves the weights, up to rounding
+    assert losses[1] == pytest.approx(losses[0], rel=0.2)
+    assert accuracies[1] == pytest.approx(accuracies[0], abs=2)

@@ -107,26 +107,24 @@ def learn(
     Raises:
         ModelError: the loss is not finite any more.
     """
-    schedule = stage.schedule
-    optimizer = _optimizer(module, schedule)
+    training = _Training(module, stage, lesson)
     history, first = done, 0
     if lesson.checkpoint.exists():
-        kept = _resumed(lesson.checkpoint, stage.name, module, optimizer)
+        kept = _resumed(lesson.checkpoint, stage.name, module, training.optimizer)
         if kept is not None:
             history, first = kept, kept[-1].epoch
     count = len(lesson.pictures.training)
-    layout = _layout(module, lesson)
-    with _prepared(module, layout):
-        for epoch in range(first, schedule.epochs):
+    with _prepared(module, training.layout):
+        for epoch in range(first, stage.schedule.epochs):
             start = time.monotonic()
-            seen = partial(_advance, advance, epoch * count)
-            loss = _one_epoch(module, stage, lesson, optimizer, epoch, seen, layout)
-            first_one = distributed.is_first()
-            measured = accuracy(module, lesson.pictures.measuring, lesson.preprocessing) if first_one else 0.0
+            loss = training.epoch(epoch, partial(_advance, advance, epoch * count))
+            measured = 0.0
+            if distributed.is_first():
+                measured = accuracy(module, lesson.pictures.measuring, lesson.preprocessing)
             right = distributed.broadcast(measured)
             history = [*history, Epoch(stage.name, epoch + 1, loss, right, time.monotonic() - start)]
-            if first_one:
-                _keep(lesson.checkpoint, module, optimizer, history)
+            if distributed.is_first():
+                _keep(lesson.checkpoint, module, training.optimizer, history)
                 on_epoch(history)
     return history
 
@@ -135,46 +133,83 @@ def _advance(advance: Callable[[int], None], before: int, done: int) -> None:
     advance(before + done)
 
 
-def _one_epoch(
-    module: nn.Module,
-    stage: Stage,
-    lesson: Lesson,
-    optimizer: torch.optim.Optimizer,
-    epoch: int,
-    advance: Callable[[int], None],
-    layout: torch.memory_format,
-) -> float:
-    """The mean loss of one pass over the pictures."""
-    schedule, pictures = stage.schedule, lesson.pictures.training
-    rng = np.random.default_rng((*lesson.seed, epoch))
-    torch.manual_seed(int(rng.integers(2**62)))
-    batch = min(schedule.batch, len(pictures))
-    turns = len(pictures) // batch
-    own = slice(distributed.rank(), None, distributed.size())
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    module.train()
-    total = torch.zeros(())
-    drawn = batches(pictures, batch, rng, schedule.shift, schedule.mirror, own, schedule.erase)
-    mixing = np.random.default_rng((*lesson.seed, epoch, 1))
-    for turn, (given, classes) in enumerate(drawn):
-        part = (epoch * turns + turn) / (schedule.epochs * turns)
-        for group in optimizer.param_groups:
+class _Training:
+    """A module that is trained for a stage."""
+
+    def __init__(self, module: nn.Module, stage: Stage, lesson: Lesson) -> None:
+        self.module, self.stage, self.lesson = module, stage, lesson
+        self.device = next(module.parameters()).device
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(module, stage.schedule)
+        self.layout = _layout(module, lesson)
+
+    def epoch(self, number: int, advance: Callable[[int], None]) -> float:
+        """One pass over the pictures; the mean loss, without what the family adds."""
+        schedule, pictures, lesson = self.stage.schedule, self.lesson.pictures.training, self.lesson
+        rng = np.random.default_rng((*lesson.seed, number))
+        torch.manual_seed(int(rng.integers(2**62)))
+        mixing = np.random.default_rng((*lesson.seed, number, 1))
+        batch = min(schedule.batch, len(pictures))
+        turns, own = len(pictures) // batch, slice(distributed.rank(), None, distributed.size())
+        self.module.train()
+        total = torch.zeros(())
+        drawn = batches(pictures, batch, rng, schedule.shift, schedule.mirror, own, schedule.erase)
+        for turn, (given, classes) in enumerate(drawn):
+            share = float(mixing.beta(schedule.mix, schedule.mix)) if schedule.mix else 1.0
+            loss = self.loss(given, classes, share)
+            self._step(loss, len(classes) / batch, number * turns + turn, schedule.epochs * turns)
+            total += loss.detach().cpu()
+            advance((turn + 1) * batch)
+        if not math.isfinite(float(total)):
+            raise ModelError(
+                f"stage {self.stage.name}: training diverged in epoch {number + 1}; lower its learning_rate"
+            )
+        distributed.share([b for b in self.module.buffers() if b.is_floating_point()])
+        return float(total) / turns
+
+    def _step(self, loss: Tensor, own: float, turn: int, turns: int) -> None:
+        """Moves the weights; ``own`` is the part of the batch that this process has."""
+        schedule, part = self.stage.schedule, turn / turns
+        for group in self.optimizer.param_groups:
             group["lr"] = schedule.learning_rate * speed(part, schedule.warmup)
-        share = float(mixing.beta(schedule.mix, schedule.mix)) if schedule.mix else 1.0
-        loss = _loss(module, stage, lesson, given, classes, layout, share)
-        penalty = stage.family.penalty(module)
-        optimizer.zero_grad()
-        (loss if penalty is None else loss + penalty).backward()  # type: ignore[no-untyped-call]
-        _average([p.grad for p in parameters if p.grad is not None])
-        stage.family.update(module, part, epoch * turns + turn)
-        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        total += loss.detach().cpu()
-        advance((turn + 1) * batch)
-    if not math.isfinite(float(total)):
-        raise ModelError(f"stage {stage.name}: training diverged in epoch {epoch + 1}; lower its learning_rate")
-    distributed.share([b for b in module.buffers() if b.is_floating_point()])
-    return float(total) / turns
+        loss = own * loss
+        penalty = self.stage.family.penalty(self.module)
+        self.optimizer.zero_grad()
+        (loss if penalty is None else loss + penalty / distributed.size()).backward()  # type: ignore[no-untyped-call]
+        distributed.add_up([p.grad for p in self.parameters if p.grad is not None])
+        self.stage.family.update(self.module, part, turn)
+        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
+        self.optimizer.step()
+
+    def loss(self, given: Tensor, classes: Tensor, share: float) -> Tensor:
+        """Cross entropy, and divergence from the teacher.
+
+        Args:
+            given: pictures on the scale of 0 to 255.
+            classes: of these.
+            share: how much of each picture is its own; the rest is of the one in its place from the other end.
+        """
+        schedule, lesson, classes = self.stage.schedule, self.lesson, classes.to(self.device)
+        if share < 1:
+            given = share * given + (1 - share) * given.flip(0)
+        x = inputs(given, lesson.preprocessing, self.device).contiguous(memory_format=self.layout)
+        with _mixed(self.device):
+            scores = self.module(x)
+        scores = scores.float()
+        loss = share * functional.cross_entropy(scores, classes)
+        if share < 1:
+            loss = loss + (1 - share) * functional.cross_entropy(scores, classes.flip(0))
+        teacher = lesson.teacher
+        if teacher is None or not schedule.distill:
+            return loss
+        if teacher.preprocessing != lesson.preprocessing:
+            x = inputs(given, teacher.preprocessing, self.device)
+        with torch.no_grad(), _mixed(self.device):
+            taught = teacher.module(x)
+        heat = schedule.temperature
+        own, wanted = (functional.log_softmax(answers.float() / heat, 1) for answers in (scores, taught))
+        apart = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
+        return (1 - schedule.distill) * loss + schedule.distill * heat**2 * apart
 
 
 def speed(part: float, warmup: float) -> float:
@@ -187,41 +222,6 @@ def speed(part: float, warmup: float) -> float:
     if part < warmup:
         return max(part / warmup, 1e-3)
     return 0.5 + 0.5 * math.cos(math.pi * (part - warmup) / (1 - warmup)) if warmup < 1 else 1.0
-
-
-def _loss(
-    module: nn.Module,
-    stage: Stage,
-    lesson: Lesson,
-    given: Tensor,
-    classes: Tensor,
-    layout: torch.memory_format,
-    share: float,
-) -> Tensor:
-    """Cross entropy, and divergence from the teacher; ``share`` is how much of each picture is its own."""
-    schedule, device = stage.schedule, next(module.parameters()).device
-    if share < 1:
-        given = share * given + (1 - share) * given.flip(0)
-    x, classes = inputs(given, lesson.preprocessing, device), classes.to(device)
-    x = x.contiguous(memory_format=layout)
-    with _mixed(device):
-        scores = module(x)
-    scores = scores.float()
-    loss = share * functional.cross_entropy(scores, classes)
-    if share < 1:
-        loss = loss + (1 - share) * functional.cross_entropy(scores, classes.flip(0))
-    if lesson.teacher is not None and schedule.distill:
-        teacher = lesson.teacher
-        own = x if teacher.preprocessing == lesson.preprocessing else inputs(given, teacher.preprocessing, device)
-        with torch.no_grad(), _mixed(device):
-            taught = teacher.module(own)
-        heat = schedule.temperature
-        apart = functional.kl_div(
-            functional.log_softmax(scores / heat, 1), functional.log_softmax(taught.float() / heat, 1),
-            reduction="batchmean", log_target=True,
-        )  # fmt: skip
-        loss = (1 - schedule.distill) * loss + schedule.distill * heat**2 * apart
-    return loss
 
 
 def inputs(pictures: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
@@ -308,13 +308,6 @@ def _optimizer(module: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     if schedule.optimizer == "adam":
         return torch.optim.AdamW(groups, schedule.learning_rate)
     return torch.optim.SGD(groups, schedule.learning_rate, MOMENTUM, nesterov=True)
-
-
-def _average(gradients: list[Tensor]) -> None:
-    if distributed.size() > 1:
-        distributed.add_up(gradients)
-        for gradient in gradients:
-            gradient /= distributed.size()
 
 
 def _keep(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, history: list[Epoch]) -> None:

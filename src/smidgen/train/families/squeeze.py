@@ -31,14 +31,18 @@ REACH = 12.0
 FIRST_PRICE = 0.01
 """Loss that one bit per weight is worth at first."""
 
-PRICE, FIRST, NOW = "bit_price", "first_bits", "mean_bits"
-"""Buffers of the module while it is trained: the price, and the bits for each weight at first and now."""
+RARE = 0.1
+"""How often a symbol counts more than it occurs, so that one that does not has a cost."""
+
+PRICE, FIRST = "bit_price", "first_bits"
+"""Buffers of the module while it is trained: the price, and the bits for each weight at first."""
 
 
 class Rated(nn.Module):
     """A weight on a grid, and what its symbols cost. What is trained of the step is its logarithm."""
 
     bits: Tensor
+    taken: Tensor
 
     def __init__(self, weight: Tensor, step: float) -> None:
         super().__init__()
@@ -46,6 +50,7 @@ class Rated(nn.Module):
         # the step moves as one weight does, not as the sum of all: Esser et al., arXiv 1902.08153, section 2.2
         self.slowness = 1 / math.sqrt(weight.numel())
         self.register_buffer("bits", torch.zeros(2 * COUNTED + 1))
+        self.register_buffer("taken", torch.zeros(()))
         self.count(weight)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -66,14 +71,16 @@ class Rated(nn.Module):
         return Code(symbols.cpu().numpy().astype(np.int16), Affine.per_tensor(step))
 
     def count(self, weight: Tensor) -> None:
-        """Looks how often each symbol occurs, and so what it costs."""
+        """Looks how often each symbol occurs, and so what it costs, and what all take together."""
         with torch.no_grad():
             places = (weight / self.step()).round().clamp(-COUNTED, COUNTED).long().reshape(-1) + COUNTED
-            counts = torch.bincount(places, minlength=2 * COUNTED + 1).float() + 0.1
-            self.bits.copy_((counts.sum() / counts).log2())
+            counts = torch.bincount(places, minlength=2 * COUNTED + 1).float()
+            self.bits.copy_(((counts + RARE).sum() / (counts + RARE)).log2())
+            self.taken.copy_((counts * self.bits).sum())
 
     def cost(self, weight: Tensor) -> Tensor:
-        """Bits of all symbols together; between two points of the grid in proportion."""
+        """Bits of all weights together as the loss sees them: in proportion between two points, so more than the
+        symbols take."""
         ideal = (weight / self.step()).clamp(-COUNTED, COUNTED - 1e-3)
         below = ideal.detach().floor()
         place = below.long() + COUNTED
@@ -119,38 +126,36 @@ class Squeeze(Family):
             weight = layer.weight.detach()
             step = self.step * float(weight.std()) or 1.0
             parametrize.register_parametrization(layer, "weight", Rated(weight, step))
-        for name, value in ((PRICE, torch.tensor(FIRST_PRICE)), (FIRST, _mean_bits(module)), (NOW, _mean_bits(module))):
-            module.register_buffer(name, value.detach())
+        for name, value in ((PRICE, FIRST_PRICE), (FIRST, _mean_bits(module))):
+            module.register_buffer(name, torch.tensor(value))
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:
         """Counts symbols, and sets the price of a bit."""
         if turn % EVERY == 0:
             for _, layer, rated in parametrized(module, Rated):
                 rated.count(original(layer))
-        first, now = float(module.get_buffer(FIRST)), float(module.get_buffer(NOW))
+        first, now = float(module.get_buffer(FIRST)), _mean_bits(module)
         wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
         gain = max(GAIN, REACH * part / turn) if turn else GAIN
         module.get_buffer(PRICE).mul_(math.exp(gain * max(-1.0, min(1.0, 4 * (now / wanted - 1)))))
 
     def penalty(self, module: nn.Module) -> Tensor:
         """The price of all bits."""
-        bits = _mean_bits(module)
-        module.get_buffer(NOW).copy_(bits.detach())
-        return module.get_buffer(PRICE) * bits
+        rated = list(parametrized(module, Rated))
+        costs = torch.stack([each.cost(original(layer)) for _, layer, each in rated])
+        return module.get_buffer(PRICE) * costs.sum() / sum(original(layer).numel() for _, layer, _ in rated)
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The symbols, and the steps of their grids."""
         codes = {name: rated.code(original(layer)) for name, layer, rated in parametrized(module, Rated)}
         plain_(module)
-        for name in (PRICE, FIRST, NOW):
+        for name in (PRICE, FIRST):
             delattr(module, name)
         return codes
 
 
-def _mean_bits(module: nn.Module) -> Tensor:
-    costs, count = [], 0
-    for _, layer, rated in parametrized(module, Rated):
-        weight = original(layer)
-        costs.append(rated.cost(weight))
-        count += weight.numel()
-    return torch.stack(costs).sum() / count
+def _mean_bits(module: nn.Module) -> float:
+    """What the symbols take for each weight."""
+    rated = list(parametrized(module, Rated))
+    taken = sum(float(each.taken) for _, _, each in rated)
+    return taken / sum(original(layer).numel() for _, layer, _ in rated)
