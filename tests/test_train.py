@@ -269,8 +269,12 @@ def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
 @pytest.mark.parametrize(
     ("stage", "error", "message"),
     [
-        ('match = ["nothing*"]\nmethod = "Prune"', RecipeError, "leave no weight to change"),
-        ('method = "Cut"\nmultiply_adds = 0.01\nalign = 8', RecipeError, "lower align"),
+        (
+            'match = ["nothing*"]\nmethod = "Prune"',
+            RecipeError,
+            "stage prune: .nothing.*. matches none of the weights: first.weight",
+        ),
+        ('method = "Cut"\nmultiply_adds = 0.01\nalign = 8', RecipeError, "stage cut: .*lower align"),
     ],
 )
 def test_a_stage_that_cannot_be(
@@ -320,9 +324,56 @@ def test_a_network_that_views_its_channels_is_trained(digits: Path, tmp_path: Pa
 
 
 def test_a_folder_of_another_recipe_is_left_alone(digits: Path, dense: Path, tmp_path: Path) -> None:
-    text = continued(dense, 'method = "Prune"', tmp_path / "out")
-    with pytest.raises(RecipeError, match="begun with another recipe"):
-        run(text.replace("Prune", "Cluster"), digits, tmp_path / "out")
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    with pytest.raises(RecipeError, match="its stage 'dense' was finished with other settings"):
+        run(text.replace("epochs = 12", "epochs = 11"), digits, tmp_path / "out")
+    with pytest.raises(RecipeError, match="begun with another recipe, network or pictures"):
+        run(text.replace("digits:small", "digits:plain"), digits, tmp_path / "out")
+    with pytest.raises(RecipeError, match="begun with another recipe, network or pictures"):
+        run(text, write_digits(tmp_path / "fewer", 500, 100), tmp_path / "out")
+
+
+def test_stages_that_are_not_finished_may_change(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    changed = "# a comment\n" + text.replace('"Prune"', '"Cluster"')
+    written = (tmp_path / "out/1-dense.smidgen").stat().st_mtime_ns
+    outcome, out = run(changed, digits, tmp_path / "out")
+    assert [result.stage for result in outcome.results] == ["dense", "cluster"]
+    assert (out / "1-dense.smidgen").stat().st_mtime_ns == written
+
+
+def test_a_file_that_is_gone_is_made_again(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    out = run(text, digits, tmp_path / "out")[1]
+    data = (out / "2-prune.smidgen").read_bytes()
+    (out / "2-prune.smidgen").write_bytes(data[:100])
+    said: list[str] = []
+    run(text, digits, out, Reporter(say=said.append))
+    assert (out / "2-prune.smidgen").read_bytes() == data
+    assert any("2-prune.smidgen: gone or changed" in line for line in said)
+
+
+def test_a_recipe_that_starts_from_the_weights_of_another(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = f'network = "digits:small"\nweights = "{dense}/1-dense.safetensors"\n'
+    text += '[[stage]]\nmethod = "Cluster"\nepochs = 0\n'
+    outcome, _ = run(text, digits, tmp_path / "out")
+    assert outcome.start == json.loads((dense / "curves.json").read_text())["stages"][0]["accuracy"]
+    with pytest.raises(RecipeError, match=r"weights = .*cannot be read"):
+        run(text.replace("1-dense", "2-dense"), digits, tmp_path / "other")
+
+
+def test_keys_at_the_top_are_for_all_stages() -> None:
+    recipe = Recipe.parse('network = "x"\nbatch = 16\nmirror = false\n[[stage]]\n[[stage]]\nname = "b"\nbatch = 8')
+    assert [(stage.schedule.batch, stage.schedule.mirror) for stage in recipe.stages] == [(16, False), (8, False)]
+
+
+def test_stages_say_what_they_reached(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Cut"\nmultiply_adds = 0.7\nalign = 2\nepochs = 0', tmp_path / "out")
+    text += '[[stage]]\nmethod = "Squeeze"\nbits = 1.5\nepochs = 0\n'
+    (tmp_path / "out/recipe.toml").write_text(text)
+    results = run(text, digits, tmp_path / "out")[0].results
+    assert "of the multiply-adds are left, of 0.7 asked for" in results[1].remark
+    assert "bits of the 1.5 asked for" in results[2].remark
 
 
 def test_the_command_shows_every_stage(

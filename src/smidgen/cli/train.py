@@ -25,13 +25,17 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
     same command goes on where a run was stopped.
     """
     from smidgen import distributed
+    from smidgen.errors import InputError
     from smidgen.reporter import Reporter
     from smidgen.train import train as carried_out
     from smidgen.train.curves import draw
 
     reporter = Reporter(progress, lambda line: click.echo(line, err=True))
     distributed.broadcast(partial(carried_out, recipe, data, out))  # under torchrun all processes do the same
-    outcome = carried_out(recipe, data, out, reporter)
+    try:
+        outcome = carried_out(recipe, data, out, reporter)
+    except KeyboardInterrupt:
+        raise InputError("interrupted; the same command goes on after the last whole epoch") from None
     drawn = draw(outcome, out / "curves.png")
     if as_json:
         echo_json({"out": str(out), **outcome.described()})
@@ -42,7 +46,7 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
             [
                 *(result.stage, result.method, f"{result.bytes:,}", f"1/{result.times_smaller:.1f}"),
                 *(f"{result.bits_per_weight:.2f}", _percent(result.accuracy), _percent(result.native)),
-                f"{result.seconds / 60:.0f} min",
+                f"{result.seconds / 60:.1f} min",
             ]
         )
     echo_table(("stage", "method", "bytes", "size", "bits/weight", "accuracy", "in integers", "trained"), rows)

@@ -76,6 +76,11 @@ class Family:
         """What is added to the loss."""
         return None
 
+    def remark(self, module: nn.Module) -> str:
+        """What a report should say of what was reached, before the stage is finished; nothing where that is plain."""
+        del module
+        return ""
+
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """Makes weights plain again, with the values that they end with; the codes of those that have one."""
         plain_(module)
@@ -87,7 +92,11 @@ class Family:
         Raises:
             RecipeError: there are none.
         """
-        found = {name: layer for name, layer in layers_of(module).items() if self._takes(name)}
+        every = layers_of(module)
+        for pattern in (*self.match, *self.keep):
+            if not any(fnmatchcase(name, pattern) for name in every):
+                raise RecipeError(f"{pattern!r} matches none of the weights: {', '.join(every)}")
+        found = {name: layer for name, layer in every.items() if self._takes(name)}
         if not found:
             raise RecipeError(f"match={list(self.match)} keep={list(self.keep)}: leave no weight to change")
         return found

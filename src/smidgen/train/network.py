@@ -6,11 +6,14 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from smidgen.archive import Label, Preprocessing
 from smidgen.errors import ModelError, RecipeError, one_line
 from smidgen.read import call, from_module, read_model, to_module
+from smidgen.train.fold import fit_
 from smidgen.train.pictures import Labelled, Pictures
 from smidgen.train.recipe import Recipe
 from smidgen.zoo import ZOO, build
@@ -47,6 +50,16 @@ def given(recipe: Recipe) -> Given:
         ModelError: the user's function fails.
     """
     seeded(recipe.seed)
+    network = _given(recipe)
+    if recipe.weights is not None:
+        try:
+            fit_(network.module, load_file(recipe.weights))
+        except (OSError, SafetensorError) as error:
+            raise RecipeError(f"weights = {recipe.weights!r}: cannot be read: {one_line(error)}") from None
+    return network
+
+
+def _given(recipe: Recipe) -> Given:
     if not recipe.fresh:
         if recipe.arguments:
             raise RecipeError("arguments are for a network of the zoo with new weights; say fresh = true")

@@ -106,8 +106,16 @@ def pictures_in(folder: Path, labels: tuple[Label, ...], size: tuple[int, int], 
     else:
         found, others = _held_out(found, seed)
         where = f"one in {HELD_OUT}, held out"
+    _check_classes(found, labels, first)
     loaded = [_loaded(pairs, size, resample) for pairs in (found, others)]
     return Pictures(loaded[0], loaded[1], labels, where)
+
+
+def _check_classes(found: list[tuple[Path, int]], labels: tuple[Label, ...], folder: Path) -> None:
+    seen = {index for _, index in found}
+    for index, label in enumerate(labels):
+        if index not in seen:
+            raise InputError(f"{folder}: has no pictures of the class {label.name!r} to train on")
 
 
 def _labels(folder: Path) -> tuple[Label, ...]:

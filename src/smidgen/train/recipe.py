@@ -15,6 +15,17 @@ from smidgen.train.family import Family
 
 __all__ = ["Recipe", "Schedule", "Stage"]
 
+KEYS = {
+    "network": str,
+    "stage": list,
+    "arguments": dict,
+    "fresh": bool,
+    "seed": int,
+    "teacher": str,
+    "weights": str,
+}
+"""Keys of a recipe besides those of a schedule, which are for all stages that do not say otherwise."""
+
 SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -105,6 +116,7 @@ class Recipe:
         fresh: a network of the zoo starts from new random weights, and learns from classes alone without a teacher.
         teacher: the network whose answers are distilled in every stage, named as ``network`` is; by default the
             network itself before it was made smaller: as it is at the beginning, or after the last stage "Train".
+        weights: a ``N-name.safetensors`` that a recipe for the same network left, to start from.
         seed: of all draws.
 
     Raises:
@@ -122,6 +134,7 @@ class Recipe:
     fresh: bool = False
     seed: int = 0
     teacher: str | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -142,15 +155,9 @@ class Recipe:
             document = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"{origin}: not valid TOML: {error}") from None
-        _check_keys(document, ("network", "stage", "arguments", "fresh", "seed", "teacher"), origin)
-        for key, kind in (
-            ("network", str),
-            ("stage", list),
-            ("arguments", dict),
-            ("fresh", bool),
-            ("seed", int),
-            ("teacher", str),
-        ):
+        common = sorted(f.name for f in fields(Schedule))
+        _check_keys(document, (*KEYS, *common), origin)
+        for key, kind in KEYS.items():
             if key in document and (
                 not isinstance(document[key], kind) or (kind is int and isinstance(document[key], bool))
             ):
@@ -162,14 +169,16 @@ class Recipe:
         entries = document.get("stage", [])
         if not all(isinstance(entry, dict) for entry in entries):
             raise RecipeError(f"{origin}: stages must be written as [[stage]] tables")
+        shared = {key: document[key] for key in document if key in common}
         try:
             return cls(
                 document["network"],
-                tuple(_stage(entry, f"stage {number}") for number, entry in enumerate(entries, 1)),
+                tuple(_stage({**shared, **entry}, f"stage {number}") for number, entry in enumerate(entries, 1)),
                 document.get("arguments", {}),
                 document.get("fresh", False),
                 document.get("seed", 0),
                 document.get("teacher"),
+                document.get("weights"),
             )
         except RecipeError as error:
             raise RecipeError(f"{origin}: {error}") from None
@@ -202,7 +211,8 @@ class Recipe:
 def _stage(entry: Mapping[str, Any], where: str) -> Stage:
     method = entry.get("method", "Train")
     if not isinstance(method, str) or method not in FAMILIES:
-        raise RecipeError(f"{where}: unknown method {method!r}; there are {', '.join(FAMILIES)}")
+        hint = f"did you mean {method.title()!r}? T" if str(method).title() in FAMILIES else "t"
+        raise RecipeError(f"{where}: unknown method {method!r}; {hint}here are {', '.join(FAMILIES)}")
     family = FAMILIES[method]
     own, common = [f.name for f in fields(family)], [f.name for f in fields(Schedule)]
     _check_keys(entry, ("name", "method", *own, *common), where)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from smidgen import distributed
 from smidgen.archive import open_archive
 from smidgen.code import Code
-from smidgen.errors import InputError, RecipeError
+from smidgen.errors import InputError, ModelError, RecipeError
 from smidgen.file import replace_file
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train.families.train import Train
@@ -32,7 +36,7 @@ __all__ = ["Outcome", "Result", "described", "train"]
 SIDE = 32
 """Height and width of pictures where neither the network nor its file says what they are."""
 
-CURVES, CHECKPOINT = "curves.json", "checkpoint.safetensors"
+RECIPE, CURVES, CHECKPOINT = "recipe.toml", "curves.json", "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Result:
         times_smaller: than float32 weights of the network at the beginning.
         bits_per_weight: of the file, for each of those weights.
         seconds: of training.
+        remark: what was reached, where that is not plain.
     """
 
     stage: str
@@ -60,6 +65,7 @@ class Result:
     times_smaller: float
     bits_per_weight: float
     seconds: float
+    remark: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +77,7 @@ class Outcome:
         start: percent that it names right then; None for new random weights.
         pictures: how many that is measured on.
         where: which pictures these are.
+        begun_with: which network and pictures, in short.
         results: of each stage.
         epochs: of all stages.
     """
@@ -79,6 +86,7 @@ class Outcome:
     start: float | None
     pictures: int
     where: str
+    begun_with: str
     results: tuple[Result, ...]
     epochs: tuple[Epoch, ...]
 
@@ -90,6 +98,7 @@ class Outcome:
             "start": self.start,
             "pictures": self.pictures,
             "where": self.where,
+            "begun_with": self.begun_with,
             "stages": [asdict(result) for result in self.results],
             "epochs": [asdict(epoch) for epoch in self.epochs],
         }
@@ -98,12 +107,35 @@ class Outcome:
 class _Known(NamedTuple):
     """What an earlier run of the recipe has finished."""
 
+    begun_with: str
     start: float | None
     epochs: list[Epoch]
     results: dict[str, Result]
 
 
-def train(name: str, data: Path, out: Path, reporter: Reporter = SILENT) -> Outcome:
+@contextmanager
+def _of(stage: Stage) -> Iterator[None]:
+    """Says in errors which stage they are of."""
+    try:
+        yield
+    except (RecipeError, ModelError) as error:
+        raise type(error)(f"stage {stage.name}: {error}") from None
+
+
+def _fingerprint(module: nn.Module, pictures: Pictures) -> str:
+    """Which network and which pictures, without their values: those of a function may be drawn anew each time."""
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in module.state_dict().items()]
+    counted = [torch.bincount(p.classes).tolist() for p in (pictures.training, pictures.measuring)]
+    names = [label.id for label in pictures.labels]
+    return hashlib.sha256(repr((shapes, counted, names, pictures.training.size)).encode()).hexdigest()[:16]
+
+
+def train(
+    name: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    reporter: Reporter = SILENT,
+) -> Outcome:
     """Trains a network through the stages of a recipe.
 
     A run that was stopped goes on after its last epoch when the same is called again, and ends with the same bytes.
@@ -119,31 +151,37 @@ def train(name: str, data: Path, out: Path, reporter: Reporter = SILENT) -> Outc
         InputError: the pictures cannot be used, or ``out`` cannot be written.
         ModelError: the network cannot be trained, or training diverged.
     """
-    text = Recipe.read(name)
-    recipe = Recipe.parse(text, name)
+    text, data, out = Recipe.read(str(name)), Path(data), Path(out)
+    recipe = Recipe.parse(text, str(name))
+    before = _before(out)
     network = given(recipe)
     shape = getattr(network.module, "input_shape", (3, SIDE, SIDE))
     told = network.preprocessing
     size = (told.height, told.width) if told else (int(shape[1]), int(shape[2]))
     pictures = pictures_in(data, network.labels, size, told.resample if told else "bilinear", recipe.seed)
+    reporter.say(
+        f"{len(pictures.training):,} pictures of {len(pictures.labels)} classes to train on, "
+        f"{len(pictures.measuring):,} to measure on ({pictures.where}), as {size[0]} x {size[1]} pixels"
+    )
     network = replace(network, preprocessing=told or measured(pictures.training, size))
     teacher = named(recipe.teacher) if recipe.teacher else None
-    run = _Run(recipe, network, pictures, _begun(out, text), reporter, teacher)
+    run = _Run(recipe, network, pictures, out, reporter, teacher)
+    run.take_up(before, text)
     return run.outcome()
 
 
-def _begun(out: Path, text: str) -> Path:
-    """The folder, with the recipe in it."""
-    known = out / "recipe.toml"
+def _before(out: Path) -> Recipe | None:
+    """The recipe that a folder was begun with."""
+    known = out / RECIPE
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if known.exists() and known.read_bytes() != text.encode():
-            raise RecipeError(f"{out}: was begun with another recipe (see {known}); give another folder")
-        if distributed.is_first():
-            replace_file(known, lambda temporary: temporary.write_bytes(text.encode()))
+        return Recipe.parse(known.read_text(encoding="utf-8"), str(known)) if known.exists() else None
+    except FileExistsError:
+        raise InputError(f"{out}: is a file, not a folder") from None
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from None
-    return out
+    except UnicodeDecodeError:
+        raise RecipeError(f"{known}: not a text file in UTF-8; give another folder") from None
 
 
 class _Run:
@@ -171,9 +209,53 @@ class _Run:
             how = teacher.preprocessing or self.preprocessing
             self.named_teacher = Teacher(teacher.module.to(self.device).eval(), how)
         self.teacher = None if recipe.fresh else self._as_it_is()
+        self.begun_with = _fingerprint(network.module, pictures)
         self.start: float | None = None
         self.epochs: list[Epoch] = []
         self.results: list[Result] = []
+        self.known = distributed.broadcast(self._known())
+
+    def take_up(self, before: Recipe | None, text: str) -> None:
+        """Looks whether what an earlier run has finished is the beginning of this recipe; else all stages are tried at
+        once, untrained, so that what cannot be is said now.
+
+        Raises:
+            RecipeError: it is not, or a stage cannot be.
+        """
+        done = self.known.results
+        if before is not None and (done or (self.out / CHECKPOINT).exists()):
+            if replace(before, stages=self.recipe.stages) != self.recipe or self.known.begun_with not in (
+                "",
+                self.begun_with,
+            ):
+                raise RecipeError(
+                    f"{self.out}: was begun with another recipe, network or pictures (see {self.out / RECIPE}); give "
+                    "another folder"
+                )
+            for place, stage in enumerate(before.stages):
+                same = place < len(self.recipe.stages) and self.recipe.stages[place] == stage
+                if stage.name in done and not same:
+                    raise RecipeError(
+                        f"{self.out}: its stage {stage.name!r} was finished with other settings; give another folder"
+                    )
+                if stage.name not in done and not same and distributed.is_first():
+                    (self.out / CHECKPOINT).unlink(missing_ok=True)
+        if not done:
+            self._rehearse()
+        if distributed.is_first():
+            replace_file(self.out / RECIPE, lambda temporary: temporary.write_bytes(text.encode()))
+
+    def _rehearse(self) -> None:
+        module = copy.deepcopy(self.module)
+        seen = inputs(shown(self.pictures.training), self.preprocessing, self.device)
+        for number, stage in enumerate(self.recipe.stages, 1):
+            with _of(stage):
+                seeded(self.recipe.seed, number)
+                stage.family.restructure(module)
+                module.to(self.device)
+                stage.family.begin(module, seen)
+                module.to(self.device)
+                stage.family.finish(module)
 
     def _check(self, network: Given, teacher: Given | None) -> None:
         """Finds out before hours of training what would not work after them."""
@@ -189,15 +271,14 @@ class _Run:
 
     def outcome(self) -> Outcome:
         """Carries out what is left to do."""
-        known = distributed.broadcast(self._known())
         if not self.recipe.fresh:
-            self.start = distributed.broadcast(self._at_first(known.start))
+            self.start = distributed.broadcast(self._at_first(self.known.start))
             self.reporter.say(
                 f"before: {4 * self.weights:,} bytes of float32, {self.start:.2f} % of "
                 f"{len(self.pictures.measuring):,} pictures ({self.pictures.where})"
             )
         for number, stage in enumerate(self.recipe.stages, 1):
-            self._stage(number, stage, known)
+            self._stage(number, stage)
         return self._outcome()
 
     def _at_first(self, known: float | None) -> float:
@@ -207,44 +288,54 @@ class _Run:
 
     def _outcome(self) -> Outcome:
         return Outcome(
-            self.weights, self.start, len(self.pictures.measuring), self.pictures.where, tuple(self.results),
-            tuple(self.epochs),
+            self.weights, self.start, len(self.pictures.measuring), self.pictures.where, self.begun_with,
+            tuple(self.results), tuple(self.epochs),
         )  # fmt: skip
 
     def _known(self) -> _Known:
         """What an earlier run has finished."""
         path = self.out / CURVES
         if not path.exists():
-            return _Known(None, [], {})
+            return _Known("", None, [], {})
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             results = [Result(**result) for result in found["stages"]]
             epochs = [Epoch(**epoch) for epoch in found["epochs"]]
-            return _Known(found["start"], epochs, {result.stage: result for result in results})
+            whole = [result for result in results if self._is_there(result)]
+            return _Known(found["begun_with"], found["start"], epochs, {result.stage: result for result in whole})
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{path}: cannot be read; move it away to begin anew") from None
 
-    def _stage(self, number: int, stage: Stage, known: _Known) -> None:
+    def _is_there(self, result: Result) -> bool:
+        file = self.out / result.file
+        there = file.exists() and file.stat().st_size == result.bytes and file.with_suffix(".safetensors").exists()
+        if not there:
+            self.reporter.say(f"{file}: gone or changed, so stage {result.stage} is done again, and what follows it")
+        return there
+
+    def _stage(self, number: int, stage: Stage) -> None:
         """One stage, or the state that it led to when it was done before."""
         base = self.out / f"{number}-{stage.name}"
         state = base.with_suffix(".safetensors")
         seeded(self.recipe.seed, number)
-        stage.family.restructure(self.module)
+        with _of(stage):
+            stage.family.restructure(self.module)
         self.module.to(self.device)
-        finished = known.results.get(stage.name)
-        if finished is not None and distributed.broadcast(state.exists()):
+        finished = self.known.results.get(stage.name)
+        if finished is not None:
             self._load(state)
-            self.epochs += [epoch for epoch in known.epochs if epoch.stage == stage.name]
+            self.epochs += [epoch for epoch in self.known.epochs if epoch.stage == stage.name]
             self._finished(stage, finished)
             return
-        known.results.clear()  # what came after it came from another state
+        self.known.results.clear()  # what came after it came from another state
         self._learn(number, stage)
+        remark = stage.family.remark(self.module)
         codes = stage.family.finish(self.module)
         result = None
         if distributed.is_first():
             tensors = {name: t.detach().cpu().contiguous().clone() for name, t in self.module.state_dict().items()}
             replace_file(state, lambda temporary: save_file(tensors, temporary))
-            result = self._written(stage, codes, base.with_suffix(".smidgen"))
+            result = self._written(stage, codes, base.with_suffix(".smidgen"), remark)
             self.reporter.say(described(result))
         result = distributed.broadcast(result)  # nobody goes on before the files are there
         assert result is not None
@@ -274,7 +365,8 @@ class _Run:
             raise RecipeError(
                 f"stage {stage.name}: a batch of {stage.schedule.batch} for {distributed.size()} processes"
             )
-        stage.family.begin(self.module, inputs(shown(self.pictures.training), self.preprocessing, self.device))
+        with _of(stage):
+            stage.family.begin(self.module, inputs(shown(self.pictures.training), self.preprocessing, self.device))
         self.module.to(self.device)
         distributed.share([*self.module.parameters(), *(b for b in self.module.buffers() if b.is_floating_point())])
         teacher = self.named_teacher or (None if isinstance(stage.family, Train) else self.teacher)
@@ -285,11 +377,14 @@ class _Run:
 
     def _keep(self, epochs: list[Epoch]) -> None:
         """Writes what is known so far."""
+        if epochs and len(epochs) > len(self.epochs):
+            last = epochs[-1]
+            self.reporter.say(f"{last.stage}, epoch {last.epoch}: loss {last.loss:.3f}, {last.accuracy:.2f} %")
         self.epochs = epochs
         text = json.dumps(self._outcome().described(), indent=1)
         replace_file(self.out / CURVES, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
-    def _written(self, stage: Stage, codes: Mapping[str, Code], path: Path) -> Result:
+    def _written(self, stage: Stage, codes: Mapping[str, Code], path: Path, remark: str) -> Result:
         """The file of a stage, and what it is worth."""
         archive = None
         if isinstance(stage.family, Train):
@@ -302,7 +397,7 @@ class _Run:
         return Result(
             stage.name, type(stage.family).__name__, path.name, size,
             named_right(opened.runner(engine="onnxruntime"), self.pictures.measuring), native,
-            4 * self.weights / size, 8 * size / self.weights, round(seconds, 1),
+            4 * self.weights / size, 8 * size / self.weights, round(seconds, 1), remark,
         )  # fmt: skip
 
 
@@ -312,4 +407,5 @@ def described(result: Result) -> str:
     return (
         f"{result.stage}: {result.bytes:,} bytes, 1/{result.times_smaller:.1f} of float32, "
         f"{result.bits_per_weight:.2f} bits per weight, {result.accuracy:.2f} %{native}"
+        + (f"; {result.remark}" if result.remark else "")
     )

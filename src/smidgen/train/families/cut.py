@@ -18,6 +18,9 @@ from smidgen.train.family import Family, check_part, check_whole, layers_of
 
 __all__ = ["Cut"]
 
+LEFT = "multiply_adds_left"
+"""Attribute of the module while it is trained."""
+
 BATCH = 16
 """Pictures whose gradient is one look at the loss."""
 
@@ -60,7 +63,12 @@ class Cut(Family):
             raise RecipeError("Cut: no layer of this network can lose filters")
         harm = _harm(module, channels, pictures)
         kept = distributed.broadcast(self._chosen(channels, groups, harm))
+        vars(module)[LEFT] = cost(channels, kept) / cost(channels, _every(channels))
         _cut_(module, channels, kept)
+
+    def remark(self, module: nn.Module) -> str:
+        """How many multiply-adds are left."""
+        return f"{vars(module)[LEFT]:.2f} of the multiply-adds are left, of {self.multiply_adds:g} asked for"
 
     def _groups(self, channels: Channels, names: set[str]) -> list[list[int]]:
         """Channels that are made by the same layers, of which any may go; those of named layers only."""
@@ -76,8 +84,7 @@ class Cut(Family):
 
     def _chosen(self, channels: Channels, groups: list[list[int]], harm: dict[int, float]) -> set[int]:
         """The channels that stay: those that are cut harm least for each multiply-add that they take."""
-        every = {root for layer in channels.layers for ids in (layer.inputs, layer.outputs) for root in
-                 channels.roots(ids).tolist()}  # fmt: skip
+        every = _every(channels)
         whole = cost(channels, every)
         price = {root: whole - cost(channels, every - {root}) for group in groups for root in group}
         order = {id(group): sorted(group, key=lambda root: -harm.get(root, 0.0)) for group in groups}
@@ -96,6 +103,11 @@ class Cut(Family):
             f"Cut: with {self.align} channels of each layer, {cost(channels, kept) / whole:.3f} of the multiply-adds "
             f"are left, more than {self.multiply_adds}; lower align"
         )
+
+
+def _every(channels: Channels) -> set[int]:
+    ids = [ids for layer in channels.layers for ids in (layer.inputs, layer.outputs)]
+    return {root for each in ids for root in channels.roots(each).tolist()}
 
 
 def cost(channels: Channels, kept: set[int]) -> int:

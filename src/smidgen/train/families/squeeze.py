@@ -145,6 +145,12 @@ class Squeeze(Family):
         costs = torch.stack([each.cost(original(layer)) for _, layer, each in rated])
         return module.get_buffer(PRICE) * costs.sum() / sum(original(layer).numel() for _, layer, _ in rated)
 
+    def remark(self, module: nn.Module) -> str:
+        """How many bits the symbols take."""
+        for _, layer, rated in parametrized(module, Rated):
+            rated.count(original(layer))
+        return f"symbols take {_mean_bits(module):.2f} bits of the {self.bits:g} asked for"
+
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The symbols, and the steps of their grids."""
         codes = {name: rated.code(original(layer)) for name, layer, rated in parametrized(module, Rated)}
