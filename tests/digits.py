@@ -10,7 +10,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-__all__ = ["MADE", "Small", "broken", "plain", "scores", "small", "unseeded", "viewed", "write_digits"]
+__all__ = [
+    *("MADE", "PICTURES", "Small", "broken", "few", "image", "moved", "pair", "plain", "scores", "small", "unseeded"),
+    *("viewed", "write_digits"),
+]
 
 
 def write_digits(folder: Path, training: int = 600, measuring: int = 200) -> Path:
@@ -63,6 +66,21 @@ class Broken(Small):
 def broken() -> Broken:
     """A network whose loss is not finite."""
     return Broken()
+
+
+PICTURES = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def moved() -> Small:
+    """The network after some training, so that its normalizations say something."""
+    network = small().train()
+    generator = torch.Generator().manual_seed(2)
+    for norm in (network.first_norm, network.right_norm, network.passed_norm):
+        nn.init.uniform_(norm.weight, -1.5, 1.5, generator=generator)
+        nn.init.uniform_(norm.bias, -0.5, 0.5, generator=generator)
+    for _ in range(5):
+        network(PICTURES)
+    return network.eval()
 
 
 def plain() -> nn.Module:

@@ -310,14 +310,6 @@ def test_a_teacher_of_other_classes_is_refused(digits: Path, dense: Path, tmp_pa
         run('teacher = "resnet20"\n' + DENSE, digits, tmp_path / "out")
 
 
-def test_a_teacher_sees_pictures_as_it_was_trained_to(digits: Path, tmp_path: Path) -> None:
-    teacher = digits.parent / "teacher"
-    first = 'network = "resnet20"\nfresh = true\n[[stage]]\nepochs = 1\nbatch = 100\nlearning_rate = 0.05\n'
-    run(first, digits, teacher)
-    text = f'network = "digits:small"\nteacher = "{teacher}/1-train.smidgen"\n[[stage]]\nepochs = 1\n'
-    assert run(text, digits, tmp_path / "out")[0].results[0].accuracy > 5
-
-
 def test_a_network_that_views_its_channels_is_trained(digits: Path, tmp_path: Path) -> None:
     text = DENSE.replace("digits:small", "digits:viewed").replace("epochs = 12", "epochs = 1")
     assert run(text, digits, tmp_path / "out")[0].results[0].bytes > 0

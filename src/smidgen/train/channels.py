@@ -31,7 +31,7 @@ class Layer:
 
     Args:
         name: of the module.
-        outputs: the channel of each output; empty where these are none of its own, as in a normalization.
+        outputs: the channel of each output.
         inputs: the channel of each input.
         positions: how often each weight is used for one picture.
         kernel: weights for each pair of an input and an output.
@@ -40,8 +40,8 @@ class Layer:
     name: str
     outputs: Ids
     inputs: Ids
-    positions: int = 0
-    kernel: int = 1
+    positions: int
+    kernel: int
 
 
 @dataclass
@@ -202,7 +202,7 @@ class _Walk:
 
     def _linear(self, node: Any, weight: str) -> None:
         outputs = self.channels.new(self.shapes[weight][0])
-        layer = Layer(weight.removesuffix(".weight"), outputs, self.known[node.input[0]], 1)
+        layer = Layer(weight.removesuffix(".weight"), outputs, self.known[node.input[0]], 1, 1)
         self.channels.layers.append(layer)
         self.known[node.output[0]] = outputs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "original",
     "parametrized",
     "plain_",
+    "put_before_",
     "seen_inputs",
     "straight_through",
 ]
@@ -173,6 +175,17 @@ def original(layer: Any) -> nn.Parameter:
     """What is trained in place of a parametrized weight."""
     found: nn.Parameter = layer.parametrizations["weight"].original
     return found
+
+
+def put_before_(layer: nn.Module, name: str, module: nn.Module) -> None:
+    """Makes the input of a layer go through a module, which becomes its child of this name; or replaces that child."""
+    if not hasattr(layer, name):
+        layer.register_forward_pre_hook(partial(_through, name))
+    layer.add_module(name, module)
+
+
+def _through(name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (layer.get_submodule(name)(given[0]), *given[1:])
 
 
 def straight_through(value: Tensor, ideal: Tensor) -> Tensor:

@@ -89,8 +89,7 @@ def learn(
     lesson: Lesson,
     done: list[Epoch],
     advance: Callable[[int], None],
-    on_epoch: Callable[[list[Epoch]], None],
-) -> list[Epoch]:
+) -> Iterator[list[Epoch]]:
     """Trains a module for a stage, from its last checkpoint on if there is one.
 
     Args:
@@ -99,10 +98,9 @@ def learn(
         lesson: what it learns from.
         done: epochs of earlier stages.
         advance: takes how many pictures are done in this stage.
-        on_epoch: takes all epochs so far, after each.
 
-    Returns:
-        All epochs so far.
+    Yields:
+        All epochs so far: those that were done before, then after each.
 
     Raises:
         ModelError: the loss is not finite any more.
@@ -114,6 +112,7 @@ def learn(
         if kept is not None:
             history, first = kept, kept[-1].epoch
     count = len(lesson.pictures.training)
+    yield history
     with _prepared(module, training.layout):
         for epoch in range(first, stage.schedule.epochs):
             start = time.monotonic()
@@ -125,8 +124,7 @@ def learn(
             history = [*history, Epoch(stage.name, epoch + 1, loss, right, time.monotonic() - start)]
             if distributed.is_first():
                 _keep(lesson.checkpoint, module, training.optimizer, history)
-                on_epoch(history)
-    return history
+            yield history
 
 
 def _advance(advance: Callable[[int], None], before: int, done: int) -> None:
@@ -153,7 +151,7 @@ class _Training:
         turns, own = len(pictures) // batch, slice(distributed.rank(), None, distributed.size())
         self.module.train()
         total = torch.zeros(())
-        drawn = batches(pictures, batch, rng, schedule.shift, schedule.mirror, own, schedule.erase)
+        drawn = batches(pictures, schedule, rng, own)
         for turn, (given, classes) in enumerate(drawn):
             share = float(mixing.beta(schedule.mix, schedule.mix)) if schedule.mix else 1.0
             loss = self.loss(given, classes, share)

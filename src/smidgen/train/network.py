@@ -116,7 +116,7 @@ def _spread(count: int, most: int) -> Tensor:
 
 
 def check(network: Given, pictures: Pictures, inputs: Tensor, what: str) -> None:
-    """Looks whether a network answers for the classes of the pictures, and, before it is trained, has a graph.
+    """Looks whether a network answers for the classes of the pictures.
 
     Args:
         network: asked, and not changed.
@@ -125,7 +125,7 @@ def check(network: Given, pictures: Pictures, inputs: Tensor, what: str) -> None
         what: it is, in messages.
 
     Raises:
-        ModelError: it fails, gives other than scores of shape (n, classes), or cannot be made a graph.
+        ModelError: it fails, or gives other than scores of shape (n, classes).
         RecipeError: it has other classes.
     """
     module = copy.deepcopy(network.module).eval()

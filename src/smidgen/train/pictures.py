@@ -17,6 +17,7 @@ from torch import Tensor
 from smidgen.archive import Label
 from smidgen.errors import InputError
 from smidgen.run.pictures import find_labelled, open_picture, resized
+from smidgen.train.recipe import Schedule
 
 __all__ = ["Labelled", "Pictures", "batches", "pictures_in"]
 
@@ -163,32 +164,30 @@ def _read(files: Sequence[Path], size: tuple[int, int], resample: str) -> Tensor
 
 
 def batches(
-    pictures: Labelled, size: int, rng: np.random.Generator, shift: int, mirror: bool, part: slice, erase: int = 0
+    pictures: Labelled, schedule: Schedule, rng: np.random.Generator, part: slice
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One pass over the pictures in random order, moved and mirrored; what is left over at the end is left out.
+    """One pass over the pictures in random order, moved, mirrored and erased as the schedule says; what is left over at
+    the end is left out.
 
     Args:
         pictures: to learn from.
-        size: pictures of a batch.
+        schedule: how many a batch has, and how they are varied. Of what is moved its mirror image fills what is free.
         rng: of all draws.
-        shift: pixels that a picture is moved at most, up or down and to a side; its mirror image fills what is free.
-        mirror: whether half of the pictures are mirrored.
         part: of each batch, which is given; all draws are made for the whole.
-        erase: side of a square that is made grey in each picture, wherever its middle falls.
 
     Yields:
         float32 of shape (n, 3, height, width) on the scale of 0 to 255, and the classes.
     """
     order = torch.from_numpy(rng.permutation(len(pictures)))
-    size = min(size, len(pictures))
+    size = min(schedule.batch, len(pictures))
     for start in range(0, len(order) - size + 1, size):
         places = order[start : start + size]
-        moves = rng.integers(0, 2 * shift + 1, (2, size))
-        turned = rng.random(size) < (0.5 if mirror else 0.0)
+        moves = rng.integers(0, 2 * schedule.shift + 1, (2, size))
+        turned = rng.random(size) < (0.5 if schedule.mirror else 0.0)
         middles = rng.random((2, size))
-        varied = _varied(pictures[places[part]], shift, moves[:, part], turned[part])
-        if erase:
-            _erase_(varied, middles[:, part], erase)
+        varied = _varied(pictures[places[part]], schedule.shift, moves[:, part], turned[part])
+        if schedule.erase:
+            _erase_(varied, middles[:, part], schedule.erase)
         yield varied.float(), pictures.classes[places[part]]
 
 

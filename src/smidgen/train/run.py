@@ -373,11 +373,16 @@ class _Run:
         lesson = Lesson(self.pictures, self.preprocessing, teacher, (self.recipe.seed, number), self.out / CHECKPOINT)
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
-            self.epochs = learn(self.module, stage, lesson, self.epochs, advance, self._keep)
+            told = learn(self.module, stage, lesson, self.epochs, advance)
+            self.epochs = next(told)
+            for epochs in told:
+                if distributed.is_first():
+                    self._keep(epochs)
+                self.epochs = epochs
 
     def _keep(self, epochs: list[Epoch]) -> None:
         """Writes what is known so far."""
-        if epochs and len(epochs) > len(self.epochs):
+        if len(epochs) > len(self.epochs):
             last = epochs[-1]
             self.reporter.say(f"{last.stage}, epoch {last.epoch}: loss {last.loss:.3f}, {last.accuracy:.2f} %")
         self.epochs = epochs

@@ -21,6 +21,7 @@ from smidgen.train.family import (
     original,
     parametrized,
     plain_,
+    put_before_,
     straight_through,
 )
 
@@ -110,8 +111,8 @@ class Binarize(Family):
         scaled: with the mean magnitude of each filter as its scale (BWN, XNOR-Net); without, weights are 1 and -1
             (BinaryConnect), which wants a normalization after each layer.
         activations: whether the inputs of the inner layers are signs, too (XNOR-Net, without its scales of inputs). The
-            network then needs ways for
-            real numbers around the layers, or it loses much: ``bypass = "layer"`` of resnet20.
+            network then needs ways for real numbers around the layers, or it loses much: ``bypass = "layer"`` of
+            resnet20.
         gradient: of the signs of activations: "clipped", as in XNOR-Net, or "polynomial", as in Bi-Real Net.
         edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are; 1 to make them
             binary like the others.
@@ -141,9 +142,7 @@ class Binarize(Family):
     def restructure(self, module: nn.Module) -> None:
         """Puts signs before the inner layers."""
         for layer in self.inner(module).values() if self.activations else ():
-            if not hasattr(layer, SIGN):  # an earlier stage may have done so
-                layer.register_forward_pre_hook(_as_signs)
-            layer.add_module(SIGN, Sign(self.gradient))
+            put_before_(layer, SIGN, Sign(self.gradient))
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Makes the weights of the inner layers signs."""
@@ -171,7 +170,3 @@ class Binarize(Family):
                 method = methods.Quantize(bits=self.edges, granularity="axis", range="mse")
                 codes[name] = method(layer.weight.detach().cpu().numpy())
         return codes
-
-
-def _as_signs(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (layer.get_submodule(SIGN)(given[0]), *given[1:])

@@ -138,7 +138,7 @@ class Prune(Family):
 
     @property
     def at_once(self) -> bool:
-        """Whether all is pruned in the first update."""
+        """Whether all is pruned in one step, once ``LOOKED_AT`` updates have shown gradients."""
         return self.schedule == "one-shot" or self.pattern is not None
 
     def density_at(self, part: float) -> float:
@@ -163,6 +163,8 @@ class Prune(Family):
                 "gradient": mask.mattering * mask.mask,
                 "second-order": weight.abs() * mask.mattering.sqrt(),
             }[self.importance]
+            # where gradients say nothing, as before the first of them, the larger weight matters more
+            mattering = mattering + weight.abs() * (1e-12 * mattering.max() or 1.0)
             scores[name] = np.asarray(mattering.float().cpu().numpy(), np.float32)
         method = self._method(density).resolve(scores)
         for name, _, mask in masked:

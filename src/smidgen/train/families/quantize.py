@@ -12,14 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smidgen.code import Affine, Code
-from smidgen.train.family import (
-    Family,
-    check_whole,
-    original,
-    parametrized,
-    plain_,
-    seen_inputs,
-)
+from smidgen.train.family import Family, check_whole, original, parametrized, plain_, put_before_, seen_inputs
 
 __all__ = ["Quantize"]
 
@@ -139,9 +132,7 @@ class Quantize(Family):
     def restructure(self, module: nn.Module) -> None:
         """Puts grids before the inner layers."""
         for layer in self.inner(module).values() if self.activations else ():
-            if not hasattr(layer, GRID):  # an earlier stage may have done so
-                layer.register_forward_pre_hook(_on_grid)
-            layer.add_module(GRID, Grid(self.activations))
+            put_before_(layer, GRID, Grid(self.activations))
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Lays the grids, by what weights and activations are."""
@@ -159,10 +150,6 @@ class Quantize(Family):
         codes = {name: stepped.code(original(layer)) for name, layer, stepped in parametrized(module, Stepped)}
         plain_(module)
         return codes
-
-
-def _on_grid(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return (layer.get_submodule(GRID)(given[0]), *given[1:])
 
 
 def _slowed(step: Tensor, slowness: float) -> Tensor:

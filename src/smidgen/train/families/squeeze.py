@@ -97,7 +97,7 @@ class Squeeze(Family):
     folded first.
 
     Args:
-        bits: for each weight, in the mean over all layers, what the symbols take in the end.
+        bits: for each weight, in the mean over all layers, what the symbols take in the end, at most 4.
         step: of the grid at the beginning, in standard deviations of the layer's weights.
         until: the part of the stage in which the bits fall to that.
 
@@ -115,7 +115,7 @@ class Squeeze(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part(self, "bits", high=8)
+        check_part(self, "bits", high=4)  # of more there would be symbols that are not counted
         check_part(self, "step", high=10)
         check_part(self, "until")
 

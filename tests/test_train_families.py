@@ -1,0 +1,212 @@
+"""Families of training, against the equations that they stand for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from digits import PICTURES, moved
+from torch import nn
+from torch.nn.utils import parametrize
+
+from smidgen import methods
+from smidgen.code import Affine, Code
+from smidgen.lower import lower
+from smidgen.network import Network
+from smidgen.read import from_module
+from smidgen.run.program import Program
+from smidgen.train.families.binarize import Binarize, Sign, Signed
+from smidgen.train.families.cluster import Attended, Cluster, Shared
+from smidgen.train.families.prune import Prune
+from smidgen.train.families.quantize import Grid, Quantize, Stepped
+from smidgen.train.families.squeeze import Rated
+
+
+def test_the_gradient_of_a_shared_value_is_the_sum_over_its_weights() -> None:
+    code = Code(
+        np.array([[0, 1], [1, 2]], np.int16), Cluster(levels=3)._code(torch.tensor([[0.0, 1.0], [1.0, 2.0]])).rule
+    )
+    shared = Shared(code)
+    gradient = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    (shared(torch.zeros(2, 2)) * gradient).sum().backward()
+    # Deep Compression, equation 3; the level of zeros does not move
+    torch.testing.assert_close(shared.levels.grad, torch.tensor([0.0, 5.0, 4.0]))
+
+
+def test_the_gradient_of_a_step_is_that_of_lsq() -> None:
+    weight = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
+    stepped = Stepped(weight, 3)
+    with torch.no_grad():
+        stepped.step.copy_(torch.tensor([0.2, 0.3]))
+    stepped(weight).sum().backward()
+    wanted = []
+    for row, step in zip(weight.reshape(2, -1), (0.2, 0.3), strict=True):
+        ideal = row / step
+        inner = (ideal > -4) & (ideal < 3)
+        each = torch.where(inner, ideal.round() - ideal, ideal.clamp(-4, 3))  # Esser et al., equation 3
+        wanted.append(float(each.sum()) / math.sqrt(12 * 3))  # and section 2.2
+    torch.testing.assert_close(stepped.step.grad, torch.tensor(wanted))
+
+
+def test_a_grid_of_activations_is_in_the_graph() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    family = Quantize(bits=3, activations=3)
+    family.restructure(layers)
+    family.begin(layers, PICTURES)
+    family.finish(layers)
+    given = layers.eval()[1](layers[0](PICTURES))
+    grid = layers[2].get_submodule("input_grid")
+    assert len(torch.unique(grid(given))) <= 8
+    assert not any(hasattr(layers[place], "input_grid") for place in (0, 4))
+    archive = from_module(layers, (3, 8, 8))
+    assert "Round" in [node.op_type for node in archive.onnx().graph.node]
+    np.testing.assert_allclose(
+        Network(archive)(PICTURES)[0].detach().numpy(), layers(PICTURES).detach().numpy(), atol=0.05
+    )
+
+
+def test_a_grid_learns_that_activations_are_negative_too() -> None:
+    grid = Grid(4)
+    grid.begin(torch.tensor([-1.0, 2.0]))
+    assert (float(grid.get_buffer("low")), float(grid.get_buffer("high"))) == (-8.0, 7.0)
+
+
+@pytest.mark.parametrize(
+    ("gradient", "wanted"), [("clipped", [0.0, 1.0, 1.0, 1.0, 0.0]), ("polynomial", [0.0, 1.0, 2.0, 1.0, 0.0])]
+)
+def test_the_gradient_of_a_sign(gradient: str, wanted: list[float]) -> None:
+    x = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.5], requires_grad=True)
+    signs = Sign(gradient).train()(x)
+    signs.sum().backward()
+    assert signs.tolist() == [-1, -1, 1, 1, 1]
+    assert x.grad is not None
+    assert x.grad.tolist() == wanted
+
+
+@pytest.mark.parametrize(("kind", "scaled"), [("binary", True), ("binary", False), ("ternary", True)])
+def test_signs_are_those_of_the_method(kind: str, scaled: bool) -> None:
+    weight = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0))
+    signed = Signed(kind, scaled)
+    code = signed.code(weight)
+    wanted = methods.Binarize(ternary=kind == "ternary")(weight.numpy())
+    np.testing.assert_array_equal(code.symbols, wanted.symbols)
+    assert isinstance(code.rule, Affine)
+    assert isinstance(wanted.rule, Affine)
+    scale = wanted.rule.scale if scaled else np.ones((4, 1))
+    np.testing.assert_allclose(code.rule.scale, scale, rtol=1e-5)
+    np.testing.assert_allclose(code.values(), signed(weight).numpy(), rtol=1e-5)
+
+
+def test_bits_are_the_entropy_at_the_points_and_a_line_between() -> None:
+    weight = torch.tensor([0.0, 0.0, 0.0, 1.0, 1.0, -2.0, 0.0, 0.0])
+    rated = Rated(weight, 1.0)
+    counts = np.array([1, 5, 2]) + 0.1
+    total = 8 + 31 * 0.1
+    wanted = float((np.array([1, 5, 2]) * np.log2(total / counts)).sum())
+    assert float(rated.cost(weight).detach()) == pytest.approx(wanted, rel=1e-5)
+    half = torch.tensor([0.25], requires_grad=True)
+    rated.cost(half).backward()
+    assert half.grad is not None
+    assert float(half.grad) == pytest.approx(math.log2(5.1 / 2.1), rel=1e-4)
+
+
+def test_attention_becomes_the_nearest_level() -> None:
+    weight = torch.tensor([[0.1, 0.9, -1.2, 0.4]])
+    attended = Attended(weight, Cluster(levels=3)._code(weight), 0.2)
+    attended.hardness.fill_(1e4)  # type: ignore[operator, union-attr]
+    distances = (weight.reshape(-1, 1) - attended.levels).abs()
+    torch.testing.assert_close(attended(weight).reshape(-1), attended.levels[distances.argmin(1)])
+
+
+def test_pruning_in_steps_follows_the_cubic_law() -> None:
+    family = Prune(density=0.2, until=0.5)
+    network = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 40))
+    family.begin(network, PICTURES)
+    for turn, part in enumerate(np.linspace(0, 1, 65)):
+        family.update(network, float(part), turn)
+        left = [float((layer.weight != 0).float().mean()) for layer in (network[0], network[2])]
+        if turn % 32 == 0 and part < 0.5:
+            assert left == pytest.approx([family.density_at(float(part))] * 2, abs=1e-3)
+    assert left == pytest.approx([0.2, 0.2], abs=1e-3)
+    family.finish(network)
+    assert not parametrize.is_parametrized(network[0])
+
+
+@pytest.mark.parametrize("importance", ["gradient", "second-order"])
+def test_pruning_by_gradients_keeps_what_the_loss_needs(importance: str) -> None:
+    layer = nn.Sequential(nn.Linear(4, 4, bias=False))
+    with torch.no_grad():
+        layer[0].weight.copy_(torch.eye(4) + 0.1)
+    family = Prune(density=0.25, schedule="one-shot", importance=importance)  # type: ignore[arg-type]
+    family.begin(layer, PICTURES)
+    for turn in range(20):
+        layer.zero_grad()
+        layer(torch.tensor([[0.0, 0.0, 1.0, 0.0]])).square().sum().backward()  # only one input is ever there
+        family.update(layer, turn / 20, turn)
+    assert torch.equal((layer[0].weight != 0).any(0), torch.tensor([False, False, True, False]))
+
+
+def test_pruning_by_a_pattern() -> None:
+    layer = nn.Sequential(nn.Linear(8, 4))
+    family = Prune(pattern="2:4")
+    family.begin(layer, PICTURES)
+    for turn in range(20):
+        family.update(layer, turn / 20, turn)
+    assert ((layer[0].weight.reshape(-1, 4) != 0).sum(1) == 2).all()
+
+
+def test_signs_stay_in_the_graph_and_run_as_bits() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten(), nn.Linear(512, 4))
+    family = Binarize(activations=True)
+    family.restructure(network)
+    family.begin(network, PICTURES)
+    codes = family.finish(network)
+    archive = from_module(network.eval(), (3, 8, 8))
+    archive = replace(archive, tensors={**archive.tensors, **codes})
+    program = Program.from_bytes(lower(archive, [{"image": PICTURES.numpy()}]))
+    assert [type(each).__name__ for each in program.operations][:4] == [
+        "Convolution",
+        "Signs",
+        "SignsConvolution",
+        "Convolution",
+    ]
+
+
+def test_a_second_stage_of_steps_has_one_grid() -> None:
+    network = moved()
+    for bits in (4, 2):
+        family = Quantize(bits=bits, activations=bits)
+        family.restructure(network)
+        family.begin(network, PICTURES)
+        family.finish(network)
+    layer = network.passed
+    assert len(layer._forward_pre_hooks) == 1
+    assert layer.get_submodule("input_grid").bits == 2
+
+
+def test_attention_leaves_pruned_weights_alone() -> None:
+    layer = nn.Sequential(nn.Linear(6, 6))
+    with torch.no_grad():
+        layer[0].weight[:, ::2] = 0
+    Cluster(levels=3, differentiable=True).begin(layer, PICTURES[0, 0, :, :6])
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (layer(torch.ones(4, 6)) - 3).square().mean().backward()
+        optimizer.step()
+    assert bool((layer[0].weight[:, ::2] == 0).all())
+    assert bool((layer[0].weight[:, 1::2] != 0).any())
+
+
+@pytest.mark.parametrize("importance", ["magnitude", "gradient", "second-order"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_pruning_that_has_seen_no_gradient_goes_by_magnitude(importance: str, scope: str) -> None:
+    layer = nn.Sequential(nn.Linear(8, 8))
+    largest = layer[0].weight.detach().abs().reshape(-1).topk(16).indices
+    family = Prune(density=0.25, importance=importance, scope=scope)  # type: ignore[arg-type]
+    family.begin(layer, PICTURES)
+    family.finish(layer)
+    assert set(torch.nonzero(layer[0].weight.detach().reshape(-1)).flatten().tolist()) == set(largest.tolist())
