@@ -231,7 +231,7 @@ def test_a_state_fits_only_its_network(dense: Path) -> None:
         ('network = "x"\nlayers = 3\n[[stage]]', "unknown key 'layers'"),
         ('network = "x"\n[[stage]]\nmethod = "Shrink"', "stage 1: unknown method 'Shrink'"),
         ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensty = 1', "unknown key 'densty'; did you mean 'density'"),
-        ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensity = 1.5', "stage 1 .prune.: density=1.5"),
+        ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensity = 1.5', "stage 1 .prune.: Prune: density=1.5"),
         ('network = "x"\n[[stage]]\nmethod = "Prune"\npattern = "4:2"', "pattern"),
         ('network = "x"\n[[stage]]\nmethod = "Cluster"\nlevels = 300', "levels=300"),
         ('network = "x"\n[[stage]]\nmethod = "Quantize"\nbits = 1', "bits=1"),

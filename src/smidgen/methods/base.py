@@ -95,19 +95,19 @@ def importance_of(weight: FloatArray, stats: Stats | None) -> NDArray[np.float64
     return np.maximum(importance, max(1e-6 * float(importance.mean()), 1e-30))
 
 
-def refusal(method: Method, field: str, allowed: str) -> PlanError:
+def refusal(method: object, field: str, allowed: str) -> PlanError:
     """The error for a field of ``method`` whose value is not ``allowed``."""
     return PlanError(f"{type(method).__name__}: {field}={getattr(method, field)!r}, but {allowed}")
 
 
-def check_int(method: Method, field: str, low: int, high: int) -> None:
+def check_int(method: object, field: str, low: int, high: int) -> None:
     """Raises PlanError unless the field is a whole number in ``low..high``."""
     value = getattr(method, field)
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise refusal(method, field, f"{field} must be a whole number in {low}..{high}")
 
 
-def check_number(method: Method, field: str, high: float = math.inf) -> None:
+def check_number(method: object, field: str, high: float = math.inf) -> None:
     """Raises PlanError unless the field is a finite number above 0 and at most ``high``."""
     value = getattr(method, field)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= high or math.isinf(value):
@@ -115,13 +115,13 @@ def check_number(method: Method, field: str, high: float = math.inf) -> None:
         raise refusal(method, field, f"{field} must be a finite number above 0{limit}")
 
 
-def check_flag(method: Method, field: str) -> None:
+def check_flag(method: object, field: str) -> None:
     """Raises PlanError unless the field is true or false."""
     if not isinstance(getattr(method, field), bool):
         raise refusal(method, field, f"{field} must be true or false")
 
 
-def check_choice(method: Method, field: str, choices: tuple[str, ...]) -> None:
+def check_choice(method: object, field: str, choices: tuple[str, ...]) -> None:
     """Raises PlanError unless the field is one of ``choices``."""
     if getattr(method, field) not in choices:
         raise refusal(method, field, f"{field} must be one of {', '.join(choices)}")

@@ -14,13 +14,10 @@ from torch.nn.utils import parametrize
 
 from smidgen.code import Code
 from smidgen.errors import RecipeError
+from smidgen.methods.base import refusal
 
 __all__ = [
     "Family",
-    "check_choice",
-    "check_flag",
-    "check_part",
-    "check_whole",
     "layers_of",
     "original",
     "parametrized",
@@ -52,7 +49,7 @@ class Family:
         for name in ("match", "keep"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):
-                raise RecipeError(f"{name}={value!r}, but it must be a list of name patterns")
+                raise refusal(self, name, f"{name} must be a list of name patterns")
 
     def restructure(self, module: nn.Module) -> None:
         """Changes which layers there are, in place, whatever their weights. Later stages find it so."""
@@ -191,29 +188,3 @@ def _through(name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Te
 def straight_through(value: Tensor, ideal: Tensor) -> Tensor:
     """``value``, with the gradient of ``ideal``: Bengio et al., arXiv 1308.3432."""
     return ideal + (value - ideal).detach()
-
-
-def check_part(family: Any, name: str, low: float = 0.0, high: float = 1.0) -> None:
-    """Raises RecipeError unless the field is a number above ``low`` and at most ``high``."""
-    value = getattr(family, name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low < value <= high:
-        raise RecipeError(f"{name}={value!r}, but it must be a number above {low:g} and at most {high:g}")
-
-
-def check_whole(family: Any, name: str, low: int, high: int) -> None:
-    """Raises RecipeError unless the field is a whole number in ``low..high``."""
-    value = getattr(family, name)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RecipeError(f"{name}={value!r}, but it must be a whole number in {low}..{high}")
-
-
-def check_choice(family: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Raises RecipeError unless the field is one of ``choices``."""
-    if getattr(family, name) not in choices:
-        raise RecipeError(f"{name}={getattr(family, name)!r}, but it must be one of {', '.join(choices)}")
-
-
-def check_flag(family: Any, name: str) -> None:
-    """Raises RecipeError unless the field is true or false."""
-    if not isinstance(getattr(family, name), bool):
-        raise RecipeError(f"{name}={getattr(family, name)!r}, but it must be true or false")

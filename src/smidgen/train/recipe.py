@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from smidgen.errors import RecipeError
+from smidgen.errors import PlanError, RecipeError
 from smidgen.train.families import FAMILIES
 from smidgen.train.family import Family
 
@@ -228,7 +228,7 @@ def _stage(entry: Mapping[str, Any], where: str) -> Stage:
             family(**{key: _frozen(entry[key]) for key in own if key in entry}),
             Schedule(**{key: entry[key] for key in common if key in entry}),
         )
-    except RecipeError as error:
+    except (PlanError, RecipeError) as error:
         raise RecipeError(f"{where} ({name}): {error}") from None
 
 

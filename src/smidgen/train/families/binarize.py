@@ -12,12 +12,10 @@ from torch.nn.utils import parametrize
 
 from smidgen import methods
 from smidgen.code import Affine, Code
+from smidgen.methods.base import check_choice, check_flag, check_int
 from smidgen.methods.binarize import TERNARY_THRESHOLD
 from smidgen.train.family import (
     Family,
-    check_choice,
-    check_flag,
-    check_whole,
     original,
     parametrized,
     plain_,
@@ -118,7 +116,7 @@ class Binarize(Family):
             binary like the others.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Source:
         Courbariaux et al., "BinaryConnect", arXiv 1511.00363; Rastegari et al., "XNOR-Net", arXiv 1603.05279; Liu et
@@ -137,7 +135,7 @@ class Binarize(Family):
         check_choice(self, "gradient", GRADIENTS)
         check_flag(self, "scaled")
         check_flag(self, "activations")
-        check_whole(self, "edges", 0, 8)
+        check_int(self, "edges", 0, 8)
 
     def restructure(self, module: nn.Module) -> None:
         """Puts signs before the inner layers."""

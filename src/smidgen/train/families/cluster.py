@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 
 from smidgen import methods
 from smidgen.code import Code, Table
-from smidgen.train.family import Family, check_flag, check_part, check_whole, original, parametrized, plain_
+from smidgen.methods.base import check_flag, check_int, check_number
+from smidgen.train.family import Family, original, parametrized, plain_
 from smidgen.train.fold import fold_normalization_
 
 __all__ = ["Cluster"]
@@ -105,7 +106,7 @@ class Cluster(Family):
         temperature: of the attention at the beginning, as a part of the mean distance of two levels.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Source:
         Han et al., "Deep Compression", arXiv 1510.00149, section 3.3; Cho et al., "DKM", arXiv 2108.12659,
@@ -118,9 +119,9 @@ class Cluster(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self, "levels", 2, 256)
+        check_int(self, "levels", 2, 256)
         check_flag(self, "differentiable")
-        check_part(self, "temperature", high=100)
+        check_number(self, "temperature", 100)
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Folds normalization, and finds the codebooks."""

@@ -12,9 +12,10 @@ from torch.nn import functional
 
 from smidgen import distributed
 from smidgen.errors import RecipeError
+from smidgen.methods.base import check_int, check_number
 from smidgen.read import from_module
 from smidgen.train.channels import Channels, Layer, channels_of
-from smidgen.train.family import Family, check_part, check_whole, layers_of
+from smidgen.train.family import Family, layers_of
 
 __all__ = ["Cut"]
 
@@ -38,7 +39,7 @@ class Cut(Family):
             least so many.
 
     Raises:
-        RecipeError: a field is not allowed, or nothing can be cut.
+        PlanError: a field is not allowed.
 
     Source:
         Molchanov et al., "Importance Estimation for Neural Network Pruning", arXiv 1906.10771, equation 8.
@@ -49,8 +50,8 @@ class Cut(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part(self, "multiply_adds")
-        check_whole(self, "align", 1, 1024)
+        check_number(self, "multiply_adds", 1.0)
+        check_int(self, "align", 1, 1024)
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Cuts."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from smidgen.errors import RecipeError
-from smidgen.train.family import Family, check_part
+from smidgen.methods.base import check_number
+from smidgen.train.family import Family
 
 __all__ = ["Fire"]
 
@@ -39,7 +40,7 @@ class Fire(Family):
         ratio: channels after squeezing, as a part of those of the output. SqueezeNet has 1/8.
 
     Raises:
-        RecipeError: the ratio is not allowed, or there is no 3x3 convolution.
+        PlanError: the ratio is not allowed.
 
     Source:
         Iandola et al. 2016, arXiv 1602.07360, sections 3.1 and 3.2; the squeeze ratio: section 5.
@@ -49,7 +50,7 @@ class Fire(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part(self, "ratio")
+        check_number(self, "ratio", 1.0)
 
     def restructure(self, module: nn.Module) -> None:
         """Replaces every 3x3 convolution with a padding of 1, without groups, but that of the picture."""

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrize
 
 from smidgen import methods
 from smidgen.code import Code
-from smidgen.errors import PlanError, RecipeError
-from smidgen.train.family import Family, check_choice, check_part, check_whole, original, parametrized
+from smidgen.methods.base import check_choice, check_int, check_number
+from smidgen.train.family import Family, original, parametrized
 
 __all__ = ["Prune"]
 
@@ -61,7 +61,7 @@ class Prune(Family):
         pattern: "N:M", as in ``smidgen.methods.Prune``; at once.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Source:
         Han et al., arXiv 1506.02626; Zhu and Gupta, arXiv 1710.01878, equation 1; Molchanov et al., arXiv 1611.06440,
@@ -79,16 +79,13 @@ class Prune(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part(self, "density")
-        check_part(self, "until")
-        check_whole(self, "rounds", 1, 1000)
+        check_number(self, "density", 1.0)
+        check_number(self, "until", 1.0)
+        check_int(self, "rounds", 1, 1000)
         check_choice(self, "schedule", ("one-shot", "iterative", "gradual"))
         check_choice(self, "importance", ("magnitude", "gradient", "second-order"))
         check_choice(self, "scope", ("layer", "global"))
-        try:
-            self._method(self.density)
-        except PlanError as error:
-            raise RecipeError(str(error)) from None
+        self._method(self.density)
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Masks every weight; nothing is pruned yet."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smidgen.code import Affine, Code
-from smidgen.train.family import Family, check_whole, original, parametrized, plain_, put_before_, seen_inputs
+from smidgen.methods.base import check_int
+from smidgen.train.family import Family, original, parametrized, plain_, put_before_, seen_inputs
 
 __all__ = ["Quantize"]
 
@@ -112,7 +113,7 @@ class Quantize(Family):
         edges: bits of the weights of the first and the last layer, 2..8; 0 to leave them as they are.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Source:
         Esser et al., "Learned Step Size Quantization", arXiv 1902.08153, section 2.
@@ -124,10 +125,10 @@ class Quantize(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_whole(self, "bits", 2, 8)
+        check_int(self, "bits", 2, 8)
         for name in ("activations", "edges"):
             if getattr(self, name) != 0:
-                check_whole(self, name, 2, 8)
+                check_int(self, name, 2, 8)
 
     def restructure(self, module: nn.Module) -> None:
         """Puts grids before the inner layers."""

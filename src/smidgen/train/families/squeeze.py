@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from smidgen.code import Affine, Code
-from smidgen.train.family import Family, check_part, original, parametrized, plain_, straight_through
+from smidgen.methods.base import check_number
+from smidgen.train.family import Family, original, parametrized, plain_, straight_through
 from smidgen.train.fold import fold_normalization_
 
 __all__ = ["Squeeze"]
@@ -102,7 +103,7 @@ class Squeeze(Family):
         until: the part of the stage in which the bits fall to that.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Source:
         Entropy-coded quantization in training: Oktay et al., "Scalable Model Compression by Entropy Penalized
@@ -115,9 +116,9 @@ class Squeeze(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_part(self, "bits", high=4)  # of more there would be symbols that are not counted
-        check_part(self, "step", high=10)
-        check_part(self, "until")
+        check_number(self, "bits", 4)  # of more there would be symbols that are not counted
+        check_number(self, "step", 10)
+        check_number(self, "until", 1.0)
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Folds normalization, and lays the grids."""

@@ -8,7 +8,8 @@ from torch import nn
 
 from smidgen import methods
 from smidgen.code import Code
-from smidgen.train.family import Family, check_whole
+from smidgen.methods.base import check_int
+from smidgen.train.family import Family
 
 __all__ = ["Train"]
 
@@ -21,7 +22,7 @@ class Train(Family):
         bits: that weights are rounded to in the file, after they were trained, 2..8; 0 to keep them without loss.
 
     Raises:
-        RecipeError: a field is not allowed.
+        PlanError: a field is not allowed.
 
     Example:
         >>> Train(bits=8)
@@ -33,7 +34,7 @@ class Train(Family):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits != 0:
-            check_whole(self, "bits", 2, 8)
+            check_int(self, "bits", 2, 8)
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """Nothing, or the weights of layers in few bits."""
