@@ -184,6 +184,7 @@ typedef struct {
     uint32_t picture;                 /* 1: the file says how a picture becomes the input */
     uint32_t bicubic;                 /* resampling of pictures: 0 bilinear, 1 bicubic */
     uint32_t probabilities;           /* 1: the numbers are probabilities, 0: they are scores */
+    uint32_t map_height, map_width;   /* of what smidgen_map gives; 0 if it gives nothing */
     uint32_t operations;
     uint32_t way;
     uint64_t memory, work; /* bytes that loading took of both */
@@ -227,6 +228,11 @@ void smidgen_run(smidgen_network *network, smidgen_team *team, const float *inpu
 /* The same for a picture: height x width pixels of 3 bytes in RGB. Returns 0, or SMIDGEN_USAGE if the file does not say
  * how a picture becomes the input. */
 int smidgen_run_picture(smidgen_network *network, smidgen_team *team, const uint8_t *pixels, float *output);
+
+/* Where the network looked in the run before: what each of map_height x map_width places gave to an output, which is the
+ * mean of these numbers (before a softmax). Such a map is there where the network ends in a mean over all pixels, or in
+ * that and a linear layer (Zhou et al., arXiv 1512.04150). Returns 0, or SMIDGEN_USAGE if there is none or no such output. */
+int smidgen_map(smidgen_network *network, uint32_t output, float *map);
 
 /* Another size for a picture of 3 bytes a pixel, as Pillow up to 12.1 makes it: bilinear or bicubic, over as many pixels as one
  * of the result covers, rows first. Sizes are 1..16384; `out` has new_height x new_width pixels. `scratch` has

@@ -129,6 +129,11 @@ struct smidgen_network {
     uint64_t memory, work;
 };
 
+/* The first channel of a pixel. */
+static inline uint8_t *smidgen_pixel(const smidgen_network *n, const smidgen_value *v, uint32_t y, uint32_t x) {
+    return n->arena + v->offset + (size_t)y * v->row + (size_t)x * v->pitch;
+}
+
 /* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16. */
 extern const uint8_t smidgen_sign_differences[256];
 
@@ -169,6 +174,9 @@ static inline smidgen_finish smidgen_finish_of(const smidgen_value *output, uint
 
 /* One part of `parts` of an operation's work. */
 void smidgen_run_operation(smidgen_network *network, const smidgen_operation *operation, uint32_t part, uint32_t parts);
+
+/* Rows and columns of what smidgen_map gives, or 0. */
+void smidgen_map_size(const smidgen_network *network, uint32_t *height, uint32_t *width);
 
 /* What each thread of a team does with what all are given; `number` is 0 in the caller's thread. */
 typedef void smidgen_task(smidgen_team *team, void *given, uint32_t number);

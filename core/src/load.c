@@ -210,6 +210,7 @@ void smidgen_about(const smidgen_network *n, smidgen_facts *facts) {
     facts->picture = n->picture;
     facts->bicubic = n->bicubic;
     facts->probabilities = n->finish;
+    smidgen_map_size(n, &facts->map_height, &facts->map_width);
     facts->operations = n->operation_count;
     facts->way = n->way;
     facts->memory = n->memory;

@@ -61,10 +61,6 @@ int smidgen_best_way(void) {
     return SMIDGEN_PORTABLE;
 }
 
-static uint8_t *pixel(const smidgen_network *n, const smidgen_value *v, uint32_t y, uint32_t x) {
-    return n->arena + v->offset + (size_t)y * v->row + (size_t)x * v->pitch;
-}
-
 static void fill(uint8_t *at, size_t pitch, uint32_t channels, size_t pixels, uint8_t value) {
     if (pitch == channels) {
         __builtin_memset(at, value, pitch * pixels);
@@ -96,10 +92,10 @@ static void convolution(const smidgen_network *n, const smidgen_operation *o, ui
     for (; unit < end; unit++) {
         const smidgen_block_of_outputs *block = &o->blocks[unit / out->height];
         const uint32_t y = unit % out->height;
-        const uint8_t *from = pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
+        const uint8_t *from = smidgen_pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
                               (ptrdiff_t)o->left * (ptrdiff_t)in->pitch;
         n->kernels.convolve(block, from, (size_t)o->stride_width * in->pitch,
-                             pixel(n, out, y, 0) + block->first * width, out->pitch, out->width, &finish, (int)out->type);
+                             smidgen_pixel(n, out, y, 0) + block->first * width, out->pitch, out->width, &finish, (int)out->type);
     }
 }
 
@@ -107,10 +103,10 @@ static void depthwise(const smidgen_network *n, const smidgen_operation *o, uint
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
     for (; y < end; y++) {
-        const uint8_t *from = pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
+        const uint8_t *from = smidgen_pixel(n, in, 0, 0) + ((ptrdiff_t)y * o->stride_height - o->top) * (ptrdiff_t)in->row -
                               (ptrdiff_t)o->left * (ptrdiff_t)in->pitch;
         n->kernels.depthwise(&o->depthwise, (uint32_t)o->kernel_height * o->kernel_width, from,
-                              (size_t)o->stride_width * in->pitch, pixel(n, out, y, 0), out->pitch, out->width,
+                              (size_t)o->stride_width * in->pitch, smidgen_pixel(n, out, y, 0), out->pitch, out->width,
                               out->channels, &finish);
     }
 }
@@ -132,11 +128,11 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
             const uint32_t height = window(y, o->stride_height, o->top, o->kernel_height, in->height, &top);
             const uint32_t width = window(x, o->stride_width, o->left, o->kernel_width, in->width, &left);
             const uint32_t all = o->padded ? (uint32_t)o->kernel_height * o->kernel_width : height * width;
-            const uint8_t *from = pixel(n, in, top, left);
+            const uint8_t *from = smidgen_pixel(n, in, top, left);
             if (o->kind == SMIDGEN_MAXIMUM)
-                n->kernels.maximum(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels);
+                n->kernels.maximum(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels);
             else
-                n->kernels.average(pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
+                n->kernels.average(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
                                     (int32_t)(height * width * in->zero),
                                     (float)(in->scale / ((double)all * out->scale)), &finish, 0);
         }
@@ -145,7 +141,7 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
 static void mean(const smidgen_network *n, const smidgen_operation *o) {
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, 0, 255);
-    n->kernels.average(pixel(n, out, 0, 0), pixel(n, in, 0, 0), in->row, in->pitch, in->height, in->width,
+    n->kernels.average(smidgen_pixel(n, out, 0, 0), smidgen_pixel(n, in, 0, 0), in->row, in->pitch, in->height, in->width,
                         in->channels, (int32_t)(in->height * in->width * in->zero), o->factors[0], &finish,
                         (int)out->type);
 }
@@ -157,11 +153,11 @@ static void pair(const smidgen_network *n, const smidgen_operation *o, uint32_t 
     const int single = other->height == 1 && other->width == 1;
     for (; y < end; y++)
         for (uint32_t x = 0; x < out->width; x++) {
-            const uint8_t *a = pixel(n, one, y, x), *b = single ? pixel(n, other, 0, 0) : pixel(n, other, y, x);
+            const uint8_t *a = smidgen_pixel(n, one, y, x), *b = single ? smidgen_pixel(n, other, 0, 0) : smidgen_pixel(n, other, y, x);
             if (o->kind == SMIDGEN_SUM)
-                n->kernels.sum(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors, &finish);
+                n->kernels.sum(smidgen_pixel(n, out, y, x), a, b, out->channels, zeros, o->factors, &finish);
             else
-                n->kernels.product(pixel(n, out, y, x), a, b, out->channels, zeros, o->factors[0], &finish);
+                n->kernels.product(smidgen_pixel(n, out, y, x), a, b, out->channels, zeros, o->factors[0], &finish);
         }
 }
 
@@ -169,8 +165,8 @@ static void lookup(const smidgen_network *n, const smidgen_operation *o, uint32_
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     for (; y < end; y++)
         for (uint32_t x = 0; x < out->width; x++) {
-            const uint8_t *from = pixel(n, in, y, x);
-            uint8_t *to = pixel(n, out, y, x);
+            const uint8_t *from = smidgen_pixel(n, in, y, x);
+            uint8_t *to = smidgen_pixel(n, out, y, x);
             for (uint32_t c = 0; c < out->channels; c++)
                 to[c] = o->body[from[c]];
         }
@@ -185,8 +181,8 @@ static uint32_t number(const uint8_t *bytes, int count) {
 
 static void move(const smidgen_network *n, const smidgen_operation *o) {
     const uint32_t axes = o->body[0];
-    const uint8_t *from = pixel(n, &n->values[o->input], 0, 0);
-    uint8_t *to = pixel(n, &n->values[o->output], 0, 0);
+    const uint8_t *from = smidgen_pixel(n, &n->values[o->input], 0, 0);
+    uint8_t *to = smidgen_pixel(n, &n->values[o->output], 0, 0);
     uint32_t size[6], at[6] = {0};
     ptrdiff_t steps[2][6];
     for (uint32_t axis = 0; axis < axes; axis++) {
@@ -218,9 +214,9 @@ static void resize(const smidgen_network *n, const smidgen_operation *o, uint32_
         for (uint32_t x = 0; x < out->width; x++) {
             const uint8_t *column = o->body + 3 * ((size_t)out->height + x);
             const uint32_t left = number(column, 2), g = column[2], right = left + 1 < in->width ? left + 1 : left;
-            const uint8_t *a = pixel(n, in, top, left), *b = pixel(n, in, top, right);
-            const uint8_t *c = pixel(n, in, bottom, left), *d = pixel(n, in, bottom, right);
-            uint8_t *to = pixel(n, out, y, x);
+            const uint8_t *a = smidgen_pixel(n, in, top, left), *b = smidgen_pixel(n, in, top, right);
+            const uint8_t *c = smidgen_pixel(n, in, bottom, left), *d = smidgen_pixel(n, in, bottom, right);
+            uint8_t *to = smidgen_pixel(n, out, y, x);
             for (uint32_t i = 0; i < out->channels; i++)
                 to[i] = (uint8_t)(((256 - f) * ((256 - g) * a[i] + g * b[i]) + f * ((256 - g) * c[i] + g * d[i]) +
                                    32768) >> 16);
@@ -232,8 +228,8 @@ static void signs(const smidgen_network *n, const smidgen_operation *o, uint32_t
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     for (; y < end; y++)
         for (uint32_t x = 0; x < out->width; x++) {
-            const uint8_t *from = pixel(n, in, y, x);
-            uint8_t *to = pixel(n, out, y, x);
+            const uint8_t *from = smidgen_pixel(n, in, y, x);
+            uint8_t *to = smidgen_pixel(n, out, y, x);
             const uint32_t whole = in->channels / 4;
             for (uint32_t c = 0; c < whole; c++)
                 to[c] = (uint8_t)((from[4 * c] >= in->zero) << 4 | (from[4 * c + 1] >= in->zero) << 5 |
@@ -278,7 +274,7 @@ static void signs_convolution(const smidgen_network *n, const smidgen_operation 
                 for (uint32_t j = left; j < left + columns; j += together ? columns : 1)
                     n->kernels.differences(
                         sums, block->weights + (i * o->kernel_width + j) * place_size,
-                        pixel(n, in, y * o->stride_height + i * o->dilation_height - o->top,
+                        smidgen_pixel(n, in, y * o->stride_height + i * o->dilation_height - o->top,
                               x * o->stride_width + j * o->dilation_width - o->left),
                         (size_t)o->stride_width * in->pitch, in->channels * (together ? columns : 1), pixels);
             for (uint32_t p = 0; p < pixels; p++) {
@@ -286,7 +282,7 @@ static void signs_convolution(const smidgen_network *n, const smidgen_operation 
                 int32_t whole[BLOCK];
                 for (int r = 0; r < BLOCK; r++)
                     whole[r] = block->bias[r] + all - 2 * sums[p][r];
-                n->kernels.store_signs(pixel(n, out, y, x + p) + block->first, whole, block->factor, block->outputs,
+                n->kernels.store_signs(smidgen_pixel(n, out, y, x + p) + block->first, whole, block->factor, block->outputs,
                                        &finish);
             }
         }
@@ -344,13 +340,13 @@ static void run(smidgen_network *n, smidgen_team *team, float *output) {
         for (uint32_t i = 0; i < n->operation_count; i++)
             smidgen_run_operation(n, &n->operations[i], 0, 1);
     if (out->type) {
-        smidgen_copy(output, pixel(n, out, 0, 0), out->channels * sizeof(float));
+        smidgen_copy(output, smidgen_pixel(n, out, 0, 0), out->channels * sizeof(float));
         made = out->channels;
     }
     for (uint32_t c = 0; c < out->channels && !out->type; c++)
         for (uint32_t y = 0; y < out->height; y++)
             for (uint32_t x = 0; x < out->width; x++)
-                output[made++] = (float)((int32_t)pixel(n, out, y, x)[c] - (int32_t)out->zero) * out->scale;
+                output[made++] = (float)((int32_t)smidgen_pixel(n, out, y, x)[c] - (int32_t)out->zero) * out->scale;
     if (n->finish)
         smidgen_softmax(output, (uint32_t)made);
 }
@@ -361,7 +357,7 @@ void smidgen_run(smidgen_network *n, smidgen_team *team, const float *input, flo
     fill_border(n, in);
     for (uint32_t y = 0; y < in->height; y++)
         for (uint32_t c = 0; c < in->channels; c++)
-            n->kernels.quantize(pixel(n, in, y, 0) + c, input + ((size_t)c * in->height + y) * in->width, in->pitch,
+            n->kernels.quantize(smidgen_pixel(n, in, y, 0) + c, input + ((size_t)c * in->height + y) * in->width, in->pitch,
                                  in->width, n->input_factor, &finish);
     run(n, team, output);
 }
@@ -374,7 +370,7 @@ int smidgen_run_picture(smidgen_network *n, smidgen_team *team, const uint8_t *p
     for (uint32_t y = 0; y < in->height; y++)
         for (uint32_t x = 0; x < in->width; x++, pixels += 3)
             for (int c = 0; c < 3; c++)
-                pixel(n, in, y, x)[c] = n->pixels[c][pixels[n->blue_first ? 2 - c : c]];
+                smidgen_pixel(n, in, y, x)[c] = n->pixels[c][pixels[n->blue_first ? 2 - c : c]];
     run(n, team, output);
     return 0;
 }

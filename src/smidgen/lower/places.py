@@ -8,7 +8,7 @@ from typing import NamedTuple
 from smidgen.errors import ModelError
 from smidgen.lower.structure import Structure
 from smidgen.lower.views import Factor, Plane
-from smidgen.run.program import Join, Tensor, reads
+from smidgen.run.program import Convolution, Join, Mean, Tensor, reads
 
 __all__ = ["placed", "steps"]
 
@@ -88,8 +88,18 @@ def _lifetime(structure: Structure, planes: set[int]) -> tuple[int, int]:
         if planes.intersection((operation.output, *reads(operation)))
     ]
     times += [-1] if 0 in planes else []
-    times += [len(structure.operations)] if structure.output in planes else []
+    if planes.intersection((structure.output, _looked_at(structure))):
+        times.append(len(structure.operations))
     return min(times), max(times)
+
+
+def _looked_at(structure: Structure) -> int:
+    """The plane whose mean the answer is made of, which tells where the network looked; else the output."""
+    made_by = {operation.output: operation for operation in structure.operations}
+    last = made_by.get(structure.output)
+    if isinstance(last, Convolution):
+        last = made_by.get(last.input)
+    return last.input if isinstance(last, Mean) else structure.output
 
 
 def _packed(blocks: dict[int, _Block]) -> tuple[dict[int, int], int]:

@@ -76,6 +76,7 @@ class Native:
         self.shape = (None, int(facts.channels), int(facts.height), int(facts.width))
         self.probabilities = bool(facts.probabilities)
         self.resample = "bicubic" if facts.bicubic else "bilinear"
+        self.map_shape = (int(facts.map_height), int(facts.map_width))
         self._outputs = int(facts.outputs)
         self._alone = threading.Lock()
 
@@ -110,10 +111,34 @@ class Native:
         Raises:
             ModelError: the file does not say how a picture becomes the input.
         """
-        found = ffi.new("float[]", self._outputs)
         with self._alone:
-            if lib.smidgen_run_picture(self._network, self._team, pixels, found):
-                raise ModelError(UNPREPARED)
+            return self._picture(pixels)
+
+    def explained(self, pixels: bytes) -> tuple[list[float], list[float]]:
+        """The network's numbers for one picture, and where it looked for the greatest of them.
+
+        Args:
+            pixels: as for ``picture``, which also says what is raised.
+
+        Returns:
+            The numbers, and a map of ``map_shape``, row by row: what each place gave to the greatest number, which is
+            the map's mean (before a softmax). It is empty where ``map_shape`` is (0, 0): of a network that does not
+            end in a mean over all pixels, or in that and a linear layer.
+
+        Source:
+            Zhou et al., "Learning deep features for discriminative localization", arXiv 1512.04150, equation 2.
+        """
+        with self._alone:
+            numbers = self._picture(pixels)
+            found = ffi.new("float[]", self.map_shape[0] * self.map_shape[1])
+            if len(found):
+                lib.smidgen_map(self._network, numbers.index(max(numbers)), found)
+            return numbers, list(found)
+
+    def _picture(self, pixels: bytes) -> list[float]:
+        found = ffi.new("float[]", self._outputs)
+        if lib.smidgen_run_picture(self._network, self._team, pixels, found):
+            raise ModelError(UNPREPARED)
         return list(found)
 
     def _start(self, threads: int) -> Any:

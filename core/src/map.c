@@ -1,0 +1,62 @@
+/* map: where a network looked. What a mean over all pixels gives an output, each pixel gave a part of. */
+#include "engine.h"
+
+static int is_linear_layer(const smidgen_network *n, const smidgen_operation *o) {
+    const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    return o->kind == SMIDGEN_CONVOLUTION && o->blocks && in->height == 1 && in->width == 1 && out->type;
+}
+
+/* The mean whose pixels are still there when all has run: that of the last operation, or of the linear layer that is the
+ * last; or NULL. */
+static const smidgen_operation *last_mean(const smidgen_network *n) {
+    const smidgen_operation *o = &n->operations[n->operation_count - 1];
+    const smidgen_value *pixels, *made = &n->values[n->output];
+    if (o->output != n->output)
+        return 0;
+    if (o->kind == SMIDGEN_MEAN)
+        return o;
+    if (n->operation_count < 2 || !is_linear_layer(n, o) || o[-1].kind != SMIDGEN_MEAN || o[-1].output != o->input)
+        return 0;
+    pixels = &n->values[o[-1].input];
+    return made->first < pixels->last && pixels->first < made->last ? 0 : o - 1;
+}
+
+void smidgen_map_size(const smidgen_network *n, uint32_t *height, uint32_t *width) {
+    const smidgen_operation *mean = last_mean(n);
+    *height = mean ? n->values[mean->input].height : 0;
+    *width = mean ? n->values[mean->input].width : 0;
+}
+
+/* What the linear layer `o` makes of a pixel in place of the mean, whose scale it has then; of no pixel: of zeros. */
+static float made_of(smidgen_network *n, const smidgen_operation *o, const smidgen_value *in, const uint8_t *from,
+                     uint32_t output) {
+    const smidgen_value *mean = &n->values[o->input];
+    uint8_t *to = smidgen_pixel(n, mean, 0, 0);
+    float made;
+    for (uint32_t c = 0; c < mean->channels; c++) {
+        const int32_t moved = from ? (int32_t)from[c] - (int32_t)in->zero + (int32_t)mean->zero : (int32_t)mean->zero;
+        to[c] = (uint8_t)(moved < 0 ? 0 : moved > 255 ? 255 : moved);
+    }
+    smidgen_run_operation(n, o, 0, 1);
+    smidgen_copy(&made, smidgen_pixel(n, &n->values[n->output], 0, 0) + sizeof made * output, sizeof made);
+    return made;
+}
+
+int smidgen_map(smidgen_network *n, uint32_t output, float *map) {
+    const smidgen_operation *mean = last_mean(n), *last = &n->operations[n->operation_count - 1];
+    const smidgen_value *in;
+    float bias = 0, scale;
+    if (!mean || output >= n->values[n->output].channels)
+        return SMIDGEN_USAGE;
+    in = &n->values[mean->input];
+    scale = in->scale / n->values[mean->output].scale;
+    if (last != mean)
+        bias = made_of(n, last, in, 0, output);
+    for (uint32_t y = 0; y < in->height; y++)
+        for (uint32_t x = 0; x < in->width; x++) {
+            const uint8_t *from = smidgen_pixel(n, in, y, x);
+            *map++ = last == mean ? (float)((int32_t)from[output] - (int32_t)in->zero) * in->scale
+                                  : (made_of(n, last, in, from, output) - bias) * scale + bias;
+        }
+    return 0;
+}
