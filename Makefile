@@ -1,6 +1,7 @@
 # make demo    the main job: a real SqueezeNet, real photographs, a report
 # make test    everything a change must pass, but for style
 # make check   make test, plus format, lint and types: the law before a commit
+# make wasm    the core for browsers, which is kept in git; needs clang and lld 14, as Debian has them
 # make bench   the figures of docs/results.md; needs ../shared/data
 # make bench-models   networks that others trained, against bars; needs espeak-ng and ../shared/data
 PYTHON ?= python3
@@ -14,7 +15,10 @@ BENCH_MODELS = magika==1.0.3 silero-vad==6.2.3 rapidocr-onnxruntime==1.4.4 gt-al
 BENCH_NEEDS = tokenizers opencv-python-headless pyclipper shapely six pyyaml tqdm matplotlib
 CORE = $(wildcard core/*.h core/src/*.[ch])
 
-.PHONY: demo test check format bench bench-models clean
+WASM = clang --target=wasm32 -std=c99 -O2 -msimd128 -mbulk-memory -ffreestanding -ffp-contract=off -ffunction-sections \
+	-nostdlib -Wall -Wextra -Werror -Icore -Wl,--no-entry,--gc-sections,--strip-all
+
+.PHONY: demo test check format wasm bench bench-models clean
 
 demo: $(VENV)/demo
 	$(BIN)/smidgen demo
@@ -31,6 +35,9 @@ check: $(VENV)/dev
 format: $(VENV)/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+wasm:
+	$(WASM) core/web/web.c core/src/*.c -o src/smidgen/web/smidgen.wasm
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/codecs.py
