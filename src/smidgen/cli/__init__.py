@@ -23,6 +23,8 @@ EXTRAS = {
     "threadpoolctl": "compress",
     "distributed": "cluster",
     "matplotlib": "demo",
+    "starlette": "web",
+    "uvicorn": "web",
 }
 """Packages that are not in the base install, and the extra that brings them."""
 
@@ -44,7 +46,7 @@ def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "sweep", "train"):
+for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "serve", "sweep", "train"):
     cli.add_command(click.Command(name))
 
 

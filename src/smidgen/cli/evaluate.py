@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from smidgen.archive import Archive
     from smidgen.run.runner import Runner
 
-__all__ = ["evaluate", "files_of"]
+__all__ = ["evaluate", "files_of", "opened", "size_of"]
 
 BATCH = 8
 
@@ -57,10 +57,10 @@ def evaluate(
     """
     from smidgen.preprocess import with_preprocessing
 
-    archives = [with_preprocessing(_open(name), preprocessing) for name in files]
+    archives = [with_preprocessing(opened(name), preprocessing) for name in files]
     known = next((archive.preprocessing for archive in archives if archive.preprocessing), None)
     archives = [archive if archive.preprocessing else replace(archive, preprocessing=known) for archive in archives]
-    sizes = [_size(name, archive) for name, archive in zip(files, archives, strict=True)]
+    sizes = [size_of(name, archive) for name, archive in zip(files, archives, strict=True)]
     arrays = data.suffix == ".npz" or (data.is_dir() and any(data.glob("*.npz")))
     if arrays or outputs or not _classifies(archives[0]):
         _compare(files, archives, sizes, data, outputs, as_json)
@@ -146,7 +146,8 @@ def _recognise(files: tuple[str, ...], runners: list[Runner], sizes: list[int], 
     click.echo(f"{len(pictures):,} pictures from {data}; agreement and KL against {files[0]}")
 
 
-def _open(name: str) -> Archive:
+def opened(name: str) -> Archive:
+    """The network that a name on the command line stands for: a file, a network of the zoo, or a function's module."""
     from smidgen.archive import open_archive
 
     if name.endswith(".smidgen") or (Path(name).is_file() and Path(name).suffix not in (".onnx", ".pt2")):
@@ -156,7 +157,7 @@ def _open(name: str) -> Archive:
     return read_model(name)
 
 
-def _size(name: str, archive: Archive) -> int:
+def size_of(name: str, archive: Archive) -> int:
     """Bytes of the file, or of the plain weights of a network that is not in one."""
     if Path(name).is_file():
         return sum(path.stat().st_size for path in files_of(Path(name)))

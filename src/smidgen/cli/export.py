@@ -22,7 +22,7 @@ _TIMED_ROUNDS = 40
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--to", "kind", required=True, type=click.Choice(["onnx", "onnx-int8", "safetensors"]), help="The format."
+    "--to", "kind", required=True, type=click.Choice(["onnx", "onnx-int8", "safetensors", "web"]), help="The format."
 )
 @click.option(
     "--data",
@@ -33,18 +33,29 @@ _TIMED_ROUNDS = 40
 @click.option(
     "--pictures", default=100, show_default=True, type=click.IntRange(min=1), help="How many of them to take at most."
 )
+@click.option("--samples", type=click.Path(path_type=Path), help="Of web: a folder of pictures to offer.")
 @click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
+    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The file to make; of web the folder."
 )
 @json_option
 def export(
-    file: Path, kind: str, data: Path | None, preprocessing: str | None, pictures: int, output: Path, as_json: bool
+    file: Path,
+    kind: str,
+    data: Path | None,
+    preprocessing: str | None,
+    pictures: int,
+    samples: Path | None,
+    output: Path,
+    as_json: bool,
 ) -> None:
-    """Writes the network of FILE as ONNX, or its weights as safetensors, in float32.
+    """Writes the network of FILE as ONNX, its weights as safetensors in float32, or as a page for the browser.
 
     onnx-int8 is ONNX that computes with integers of 8 bits, for ONNX Runtime on a CPU. What ranges the activations
     have is taken from pictures like those that the network will see (no labels are needed), and the time for one
     picture is measured against float32.
+
+    web is a folder for any host of static files: a page that recognises pictures in the visitor's browser, by the
+    network as it is in FILE. See it with: python -m http.server -d FOLDER
     """
     from smidgen.archive import open_archive
     from smidgen.errors import ModelError
@@ -53,6 +64,13 @@ def export(
 
     if (kind == "onnx-int8") != (data is not None):
         raise click.UsageError("--to onnx-int8 needs --data, a folder of pictures; the other formats take none")
+    if kind == "web":
+        if preprocessing:
+            raise click.UsageError("--to web takes the file as it is; compress it with --preprocessing")
+        _web(file, samples, output, as_json)
+        return
+    if samples:
+        raise click.UsageError("--samples goes with --to web")
     archive = with_preprocessing(open_archive(file), preprocessing)
     times: dict[str, float] = {}
     if data is not None:
@@ -71,6 +89,18 @@ def export(
     click.echo(f"{output}: {size:,} bytes")
     if times:
         click.echo(_verdict(**times))
+
+
+def _web(file: Path, samples: Path | None, output: Path, as_json: bool) -> None:
+    from smidgen.web.samples import samples_in, samples_of_packages
+    from smidgen.web.site import write_site
+
+    first, whole = write_site(file, samples_of_packages() if samples is None else samples_in(samples), output)
+    if as_json:
+        echo_json({"folder": str(output), "bytes": whole, "bytes_to_first_answer": first})
+        return
+    click.echo(f"{output}: {whole:,} bytes, of which a visitor needs {first:,} for the first answer")
+    click.echo(f"See it: python -m http.server -d {output}, then http://localhost:8000/")
 
 
 def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes, dict[str, float]]:

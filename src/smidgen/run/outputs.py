@@ -14,7 +14,7 @@ from smidgen.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KINDS", "Output", "agreement", "divergence", "last_operator", "log_probabilities", "outputs_of"]
+__all__ = ["KINDS", "Output", "agreement", "divergence", "last_operator", "log_probabilities", "maker", "outputs_of"]
 
 KINDS = ("scores", "probabilities", "chances", "values")
 
@@ -75,10 +75,16 @@ def outputs_of(
 
 def last_operator(model: onnx.ModelProto, output: str) -> str:
     """The last operator before an output that changes numbers, not only their places; "" if there is none."""
+    node = maker(model, output)
+    return "" if node is None else str(node.op_type)
+
+
+def maker(model: onnx.ModelProto, output: str) -> Any:
+    """The node that makes the numbers of an output, before others change their places; None for those of an input."""
     makers = {name: node for node in model.graph.node for name in node.output}
     while output in makers and makers[output].op_type in _RESHAPING:
         output = makers[output].input[0]
-    return makers[output].op_type if output in makers else ""
+    return makers.get(output)
 
 
 def log_probabilities(output: Output, array: Array) -> NDArray[np.float64]:

@@ -6,7 +6,8 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, TypeVar
 
 from smidgen.errors import InputError
 
@@ -47,17 +48,18 @@ _SIDEWAYS = (5, 6, 7, 8)
 Taken = TypeVar("Taken")
 
 
-def open_image(path: str | os.PathLike[str]) -> Image.Image:
+def open_image(source: str | os.PathLike[str] | bytes, most: int = PIXEL_LIMIT) -> Image.Image:
     """Read a picture as people see it: upright, in RGB, the first frame, what is transparent on white.
 
     Args:
-        path: a JPEG, PNG, BMP, GIF, TIFF or WebP file; the content decides, not the ending.
+        source: a JPEG, PNG, BMP, GIF, TIFF or WebP file, by its path or its bytes; the content decides, not the ending.
+        most: pixels that it may have.
 
     Returns:
         A Pillow image of mode RGB; 16-bit grey is scaled, not cut.
 
     Raises:
-        InputError: missing, not a picture, truncated, damaged, more than ``PIXEL_LIMIT`` pixels, or in a form
+        InputError: missing, not a picture, truncated, damaged, more pixels than may be, or in a form
             whose white is unknown (floats, 32-bit integers).
 
     Source:
@@ -73,7 +75,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         image.load()
         return _rgb(image)
 
-    return _from_file(path, pixels)
+    return _from_file(source, pixels, most)
 
 
 def open_picture(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
@@ -103,36 +105,43 @@ def picture_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _from_file(path, size)
 
 
-def _from_file(path: str | os.PathLike[str], take: Callable[[Image.Image], Taken]) -> Taken:
+def _from_file(
+    source: str | os.PathLike[str] | bytes, take: Callable[[Image.Image], Taken], most: int = PIXEL_LIMIT
+) -> Taken:
     from PIL import Image, UnidentifiedImageError
 
-    if os.path.isdir(path):
-        raise InputError(f"{path}: is a folder, not a picture")
+    name = "the picture" if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes) and os.path.isdir(source):
+        raise InputError(f"{name}: is a folder, not a picture")
     try:
         # Pillow warns of large pictures (the limit here is checked below) and of oddities that do no harm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats(path)) as image:
-                _check_size(*image.size, os.fspath(path))
+            with _stream(source) as stream, Image.open(stream, formats=_formats(stream)) as image:
+                _check_size(*image.size, name, most)
                 return take(image)
     except InputError as error:
-        raise InputError(str(error) if str(error).startswith(os.fspath(path)) else f"{path}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{name}: no such file") from None
     except PermissionError:
-        raise InputError(f"{path}: may not be read; check its permissions") from None
+        raise InputError(f"{name}: may not be read; check its permissions") from None
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not a picture (read are {', '.join(_FORMATS)})") from None
+        raise InputError(f"{name}: not a picture (read are {', '.join(_FORMATS)})") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{path}: more than {PIXEL_LIMIT:,} pixels; make it smaller first") from None
+        raise InputError(f"{name}: more than {most:,} pixels; make it smaller first") from None
     except Exception as error:  # on hostile bytes the decoders raise nearly anything
-        raise InputError(f"{path}: truncated or damaged picture ({_one_line(error)})") from None
+        raise InputError(f"{name}: truncated or damaged picture ({_one_line(error)})") from None
 
 
-def _formats(path: str | os.PathLike[str]) -> tuple[str, ...]:
+def _stream(source: str | os.PathLike[str] | bytes) -> BinaryIO:
+    return BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
+
+
+def _formats(stream: BinaryIO) -> tuple[str, ...]:
     """What a file may be, by its first bytes; where that is one format, Pillow need not load the others."""
-    with open(path, "rb") as stream:
-        start = stream.read(8)
+    start = stream.read(8)
+    stream.seek(0)
     return next(((name,) for name, first in _FIRST.items() if start.startswith(first)), _FORMATS)
 
 
@@ -243,9 +252,9 @@ def find_labelled(folder: str | os.PathLike[str], labels: tuple[Label, ...]) -> 
     return found
 
 
-def _check_size(width: int, height: int, what: str) -> None:
-    if width < 1 or height < 1 or width * height > PIXEL_LIMIT:
-        raise InputError(f"{what}: {width} x {height} pixels; needed are 1 to {PIXEL_LIMIT:,} in all")
+def _check_size(width: int, height: int, what: str, most: int = PIXEL_LIMIT) -> None:
+    if width < 1 or height < 1 or width * height > most:
+        raise InputError(f"{what}: {width} x {height} pixels; needed are 1 to {most:,} in all")
 
 
 def _check_preprocessing(preprocessing: Preprocessing) -> None:

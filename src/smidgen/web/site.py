@@ -1,0 +1,82 @@
+"""The page as a folder that any host of static files can serve: the network runs in the visitor's browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from smidgen.archive import read_bytes
+from smidgen.errors import InputError, ModelError
+from smidgen.facts import curve_beside, facts_of
+from smidgen.file import outline
+from smidgen.web.page import LOCAL_ASSETS, Shown, asset, index
+
+__all__ = ["write_site"]
+
+CORE = Path(__file__).parent / "smidgen.wasm"
+NETWORK, FACTS, SAMPLES = "network.smidgen", "facts.json", "samples"
+
+
+def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[int, int]:
+    """Writes the page, the C core for browsers, and the network.
+
+    Args:
+        file: a file with a program, which the page runs as it is.
+        samples: files of pictures for whoever has none at hand (``smidgen.web.samples``).
+        folder: where to; it is made, or replaced if it is a site that was made before.
+
+    Returns:
+        Bytes that a visitor needs for the first answer, and bytes of the whole folder. The former are all files but the
+        facts, and but the larger samples, which are loaded when they are asked for; plus the largest of those.
+
+    Raises:
+        FormatError: the file is not valid.
+        InputError: it cannot be read, or the folder not be written, or something else lies there.
+        ModelError: the file has no program.
+    """
+    data = read_bytes(file)
+    if not outline(data, str(file)).program:
+        raise ModelError(f"{file}: {facts_of(data, str(file))['running']} A browser has only what runs by itself.")
+    facts = {**facts_of(data, str(file), histograms=True), "curve": curve_beside(file)}
+    shown = Shown(file.name, "in this browser, 8-bit integers", len(data))
+    small = {f"{SAMPLES}/{name}": content for name, content in samples.items() if name.endswith(".small.jpg")}
+    first = {
+        "index.html": index([shown], samples, server=False),
+        **{name: asset(name) for name in LOCAL_ASSETS},
+        CORE.name: CORE.read_bytes(),
+        NETWORK: data,
+        **small,
+    }
+    more = {f"{SAMPLES}/{name}": content for name, content in samples.items()}
+    files = {**first, **more, FACTS: json.dumps(facts).encode()}
+    _replace_folder(folder, files)
+    largest = max((len(content) for content in more.values()), default=0)
+    return _size(first) + largest, _size(files)
+
+
+def _size(files: Mapping[str, bytes]) -> int:
+    return sum(map(len, files.values()))
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a folder beside the one that may be there, then puts it in its place."""
+    if folder.exists() and not (folder.is_dir() and ((folder / NETWORK).is_file() or not any(folder.iterdir()))):
+        raise InputError(f"{folder}: something else lies there; give a new folder, or one that a site was written to")
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        try:
+            (beside / SAMPLES).mkdir()
+            for name, content in files.items():
+                (beside / name).write_bytes(content)
+            beside.chmod(0o755)
+            if folder.exists():
+                folder.rename(beside / "before")
+            beside.rename(folder)
+            shutil.rmtree(folder / "before", ignore_errors=True)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
