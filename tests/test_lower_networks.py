@@ -13,10 +13,10 @@ from tiny_network import slow_log_softmax
 
 from smidgen.archive import Archive
 from smidgen.arrange import arranged
-from smidgen.demo.photos import photographs
 from smidgen.examples import batches
 from smidgen.file import write
 from smidgen.lower import lower
+from smidgen.photos import photographs
 from smidgen.read import from_module, read_model
 from smidgen.run.native import Native
 from smidgen.run.pictures import prepare

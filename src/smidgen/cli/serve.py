@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +42,13 @@ def serve(
     """
     import uvicorn
 
+    from smidgen.run.native import cores
     from smidgen.web.samples import samples_in, samples_of_packages
     from smidgen.web.server import Limits, application
 
     networks = _networks(file, against, preprocessing)
     shown = samples_of_packages() if samples is None else samples_in(samples)
-    limits = Limits(parallel=_cores())
+    limits = Limits(parallel=cores())
     hosts = ("localhost", "127.0.0.1", "[::1]") if host in LOCAL else ("*",)
     app = application(networks, lambda: _facts(file), shown, limits, hosts)
     listening = _listen(host, port)
@@ -66,10 +66,6 @@ def serve(
     uvicorn.Server(options).run(sockets=[listening])
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _networks(file: Path, against: str | None, preprocessing: str | None) -> list[Network]:
     """The network of the file, and what it is compared with; each has answered for a grey picture."""
     from dataclasses import replace
@@ -80,13 +76,14 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
     from smidgen.cli.evaluate import opened, size_of
     from smidgen.file import outline
     from smidgen.preprocess import with_preprocessing
+    from smidgen.run.native import cores
     from smidgen.web.networks import InCore, InFloat
 
     data = read_bytes(file)
     around = outline(data, str(file))
     networks: list[Network]
     if around.program and preprocessing is None:
-        networks = [InCore(data, around.labels, file.name, _cores())]
+        networks = [InCore(data, around.labels, file.name, cores())]
     else:
         networks = [InFloat(with_preprocessing(open_archive(file), preprocessing), file.name, len(data))]
     if against is not None:

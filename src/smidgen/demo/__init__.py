@@ -15,11 +15,11 @@ from smidgen.api import compress_by_plan
 from smidgen.archive import Archive
 from smidgen.budget import Budget, Outcome
 from smidgen.cli.output import echo_table, progress
-from smidgen.demo.photos import crops, photographs
 from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
 from smidgen.errors import InputError
 from smidgen.examples import Examples
 from smidgen.file import codecs_named
+from smidgen.photos import crops, photographs
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import read_model

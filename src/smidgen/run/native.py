@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["WAYS", "Native", "claims", "ways"]
+__all__ = ["WAYS", "Native", "claims", "cores", "ways"]
 
 WAYS = {
     "portable": lib.SMIDGEN_PORTABLE,
@@ -69,7 +69,7 @@ class Native:
             raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
         if way is not None and way not in ways():
             raise InputError(f"way {way!r}: this processor has {', '.join(ways())}")
-        threads = threads or _cores()
+        threads = threads or cores()
         self._team = self._start(threads)
         best = lib.smidgen_best_way() if way is None else WAYS[way]
         self._network, self._memory, facts = _load(data, best, self._team, min(threads, MOST_LOADERS))
@@ -153,8 +153,8 @@ class Native:
         return team
 
 
-def _cores() -> int:
-    """Those that this process may use, where the system tells; else all."""
+def cores() -> int:
+    """How many cores this process may use, where the system tells; else all."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

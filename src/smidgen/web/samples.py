@@ -35,7 +35,7 @@ def samples_of_packages() -> dict[str, bytes]:
     """The photographs that scikit-image and scikit-learn carry, made small; none where these are not installed."""
     from PIL.Image import fromarray
 
-    from smidgen.demo.photos import photographs
+    from smidgen.photos import photographs
 
     try:
         found = photographs()

@@ -67,16 +67,19 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise InputError(f"{folder}: something else lies there; give a new folder, or one that a site was written to")
     try:
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        before = beside.with_name(f"{beside.name}.before")
         try:
             (beside / SAMPLES).mkdir()
             for name, content in files.items():
                 (beside / name).write_bytes(content)
             beside.chmod(0o755)
             if folder.exists():
-                folder.rename(beside / "before")
+                folder.rename(before)
             beside.rename(folder)
-            shutil.rmtree(folder / "before", ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
         finally:
+            if before.exists() and not folder.exists():
+                before.rename(folder)
             shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written: {error.strerror}") from None
