@@ -32,10 +32,13 @@ class Answer(NamedTuple):
 
 @contextmanager
 def serving(
-    networks: list[Network], samples: Mapping[str, bytes] | None = None, limits: Limits | None = None
+    networks: list[Network],
+    samples: Mapping[str, bytes] | None = None,
+    limits: Limits | None = None,
+    facts: bytes = b'{"facts": 1}',
 ) -> Iterator[int]:
     """A server that runs until the block ends; gives its port."""
-    app = application(networks, lambda: b'{"facts": 1}', samples or {}, limits)
+    app = application(networks, lambda: facts, samples or {}, limits)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
