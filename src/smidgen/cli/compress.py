@@ -190,8 +190,8 @@ def _by_limit(
 
 def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) -> None:
     """The curve beside the file, and one last line that says what was reached and what was not."""
-    from smidgen.cli.inspect import advice, described
     from smidgen.errors import InputError
+    from smidgen.facts import advice, described
     from smidgen.file import inspect
 
     best, archive = outcome.best, outcome.archive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,7 +64,8 @@ def serve(
         timeout_graceful_shutdown=CLOSING,
         limit_concurrency=1000,
     )
-    uvicorn.Server(options).run(sockets=[listening])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed; it is how this ends
+        uvicorn.Server(options).run(sockets=[listening])
 
 
 def _networks(file: Path, against: str | None, preprocessing: str | None) -> list[Network]:
