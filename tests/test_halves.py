@@ -21,6 +21,7 @@ def test_running_half_imports_no_torch() -> None:
         "code",
         "codecs",
         "errors",
+        "facts",
         "file",
         "run",
         "run.bench",
@@ -34,6 +35,7 @@ def test_running_half_imports_no_torch() -> None:
         "photos",
         "web.samples",
         "web.server",
+        "web.site",
         "cli",
         "cli.serve",
     )

@@ -272,7 +272,7 @@ def test_the_second_view_shows_every_byte(browser: Browser, served: str, file: P
         rows = visit.page.locator("#file tbody tr")
         expect(rows.first).to_be_visible()
         facts = facts_of(file.read_bytes(), file.name)
-        shown = [row.locator("td").nth(1).inner_text() for row in rows.all()]
+        shown = [row.locator("td").nth(0).inner_text() for row in rows.all()]
         wanted = [t["stored"] for t in facts["tensors"]]
         wanted += [size for name, size in facts["sections"].items() if name != "payload"]
         assert [int(text.replace(",", "")) for text in shown] == wanted

@@ -67,23 +67,23 @@ def _histogram(symbols: NDArray[np.int16]) -> dict[str, Any]:
 
 
 def curve_beside(path: Path) -> list[dict[str, Any]] | None:
-    """The files that were tried for this one, if ``compress`` left them beside it: ``bytes``, ``kl``, ``agreement``,
-    and whether it is the ``best``, which is this file.
+    """The files that were tried for this one, if ``compress`` left them beside it.
+
+    Returns:
+        For each one ``bytes``, ``kl``, ``agreement``, and whether it is the ``best``: this file.
     """
     try:
         told = json.loads(Path(f"{path}.curve.json").read_text())
-        points = [(point, point["fidelity"]) for point in told["curve"] if point["fidelity"]]
-        return [
-            {
-                "bytes": int(point["bytes"]),
-                "kl": float(fidelity["kl"]),
-                "agreement": float(fidelity["agreement"]),
-                "best": point == told["best"],
-            }
-            for point, fidelity in points
-        ]
+        return [_point(point, told["best"]) for point in told["curve"] if point["fidelity"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _point(point: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
+    # a few bytes are added to the best one afterwards: what its layers cost alone
+    same = {**point, "bytes": 0} == {**best, "bytes": 0}
+    size, fidelity = (best if same else point)["bytes"], point["fidelity"]
+    return {"bytes": int(size), "kl": float(fidelity["kl"]), "agreement": float(fidelity["agreement"]), "best": same}
 
 
 def running(data: bytes) -> str:

@@ -98,7 +98,7 @@ function paint(canvas, { shape: [height, width], values }, title) {
   canvas.height = height;
   const pixels = context.createImageData(width, height);
   values.forEach((value, place) => {
-    pixels.data[4 * place + 3] = 200 * (1 - (value - least) / range);
+    pixels.data[4 * place + 3] = 165 * (1 - (value - least) / range);
   });
   context.putImageData(pixels, 0, 0);
   canvas.setAttribute("aria-label", `${title} looked mostly at the ${direction(values, height, width)}`);

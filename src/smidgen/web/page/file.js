@@ -46,32 +46,38 @@ function figures(facts) {
 /** A table whose bars are a chart: a row for each layer, then what else the file holds. */
 function layers(facts) {
   const most = Math.max(...facts.tensors.map((tensor) => tensor.stored));
-  const rows = facts.tensors.map((tensor) =>
+  const row = (name, bytes, share, ...more) =>
     element(
       "tr",
       {},
-      element("th", { scope: "row" }, tensor.name),
-      element("td", { class: "left" }, tensor.shape.join(" × ") || "one number"),
-      element("td", {}, counted(tensor.stored)),
-      element("td", {}, bar(tensor.stored / most)),
-      element("td", {}, `${(100 * tensor.share).toFixed(1)} %`),
+      element("th", { scope: "row" }, name),
+      element("td", {}, counted(bytes)),
+      element("td", {}, bar(bytes / most)),
+      element("td", {}, `${(100 * share).toFixed(1)} %`),
+      ...more,
+    );
+  const rows = facts.tensors.map((tensor) =>
+    row(
+      tensor.name,
+      tensor.stored,
+      tensor.share,
       element("td", {}, tensor.bits_per_weight.toFixed(2)),
       element("td", { class: "left" }, tensor.histogram ? histogram(tensor) : ""),
+      element("td", { class: "left" }, tensor.shape.join(" × ") || "one number"),
     ),
   );
   const others = Object.entries(facts.sections).filter(([name]) => name !== "payload");
   for (const [name, size] of others) {
-    const share = `${((100 * size) / facts.bytes).toFixed(1)} %`;
-    const cells = [element("td"), element("td", {}, counted(size)), element("td", {}, bar(size / most)), element("td", {}, share)];
-    rows.push(element("tr", {}, element("th", { scope: "row" }, `(${name})`), ...cells, element("td"), element("td")));
+    rows.push(row(`(${name})`, size, size / facts.bytes, element("td"), element("td"), element("td")));
   }
-  const heads = ["Layer", "Shape", "Bytes", "", "Share", "Bits for each weight", "How often each symbol occurs"];
+  const heads = ["Layer", "Bytes", "", "Share", "Bits/weight", "Symbols", "Shape"];
   const head = heads.map((text, place) =>
-    text ? element("th", { scope: "col", class: [2, 4, 5].includes(place) ? "number" : "" }, text) : element("td"),
+    text ? element("th", { scope: "col", class: [1, 3, 4].includes(place) ? "number" : "" }, text) : element("td"),
   );
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...head)), element("tbody", {}, ...rows));
   const scroll = element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Bytes of each layer" }, table);
-  return [element("h2", {}, "Where the bytes are"), scroll];
+  const note = "Bytes of every layer, and how often each symbol occurs in it; what is in brackets is no layer.";
+  return [element("h2", {}, "Where the bytes are"), element("p", { class: "note" }, note), scroll];
 }
 
 function bar(part) {
@@ -102,7 +108,8 @@ function curve(facts) {
   };
   const x = scale(points.map(({ bytes }) => bytes), 70, 590), y = scale(points.map(({ kl }) => kl), 250, 20);
   const places = points.map(({ bytes, kl }) => [x(bytes), y(kl)]);
-  const parts = [element("polyline", { class: "line", points: places.map((place) => place.join()).join(" ") })];
+  const front = places.filter((_, place) => points.slice(0, place).every(({ kl }) => kl > points[place].kl));
+  const parts = [element("polyline", { class: "line", points: front.map((place) => place.join()).join(" ") })];
   points.forEach(({ bytes, kl, best }, place) => {
     const [cx, cy] = places[place];
     const circle = element("circle", { class: best ? "this" : "point", cx, cy, r: best ? 8 : 4 });
@@ -121,7 +128,7 @@ function curve(facts) {
     (best ? `; this file has ${best.kl.toPrecision(2)}` : "");
   return [
     element("h2", {}, "Size and fidelity"),
-    element("p", { class: "note" }, "Bytes of every file that was tried, and its divergence from the original in nats, both logarithmic; the large dot is this file."),
+    element("p", { class: "note" }, "Bytes of every file that was tried, and its divergence from the original in nats, both logarithmic. The large dot is this file; the line joins those that none of fewer bytes beats."),
     element("svg", { viewBox: "0 0 640 285", class: "chart", role: "img", "aria-label": label }, ...parts),
   ];
 }
