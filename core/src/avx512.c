@@ -130,7 +130,7 @@ static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *we
 }
 
 int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
-    set_kernels(kernels, 0, 0);
+    set_kernels(kernels, 0, SMIDGEN_BY_OUTPUT);
     return 1;
 }
 #if defined(__clang__)

@@ -6,6 +6,13 @@
 
 enum { SMIDGEN_BLOCK = 16, SMIDGEN_STEP = 4 };
 
+/* How the 4 x 16 weights of a step lie. */
+enum {
+    SMIDGEN_BY_OUTPUT = 0, /* the 4 of an output side by side */
+    SMIDGEN_BY_INPUT = 1,
+    SMIDGEN_PAIRS = 2 /* numbers of 16 bits: of 4 outputs each the inputs 0 and 2, then 1 and 3 */
+};
+
 typedef struct {
     uint32_t type, border, zero;
     uint32_t offset, height, width, channels, pitch;
@@ -35,7 +42,7 @@ enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_SIGNS_TILE = 12 };
 /* Up to 16 outputs of a convolution. A step multiplies 4 neighbouring inputs with 64 weights; a run is a number of steps
  * whose sums stay in 16 bits whatever the inputs are. */
 typedef struct {
-    const int8_t *weights;   /* of each step: outputs x inputs, or inputs x outputs (smidgen_kernels.transposed) */
+    const int8_t *weights;   /* of each step, in the order that the kernels want */
     const uint32_t *offsets; /* of each step's inputs, from the kernel's first pixel */
     const uint16_t *runs;
     uint32_t steps, run_count;
@@ -81,8 +88,10 @@ typedef struct {
 } smidgen_finish;
 
 typedef struct {
-    uint32_t lanes;      /* sums of 16 bits that an output has in a run; 0 where sums have 32 */
-    uint32_t transposed; /* how a step's weights lie */
+    uint32_t lanes; /* sums of 16 bits that an output has in a run; 0 where sums have 32 */
+    uint32_t order; /* how a step's weights lie */
+    int32_t most;   /* weights are cut into parts of -most - 1..most */
+    int32_t raised; /* is added to each of them; where it is not 0, inputs are multiplied less 128, as biases expect */
     /* one row of outputs of a block: `count` pixels, `step` bytes apart where they are read, `pitch` where written */
     void (*convolve)(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
                      size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers);

@@ -173,9 +173,11 @@ static void quantize(uint8_t *output, const float *input, size_t pitch, uint32_t
 static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step, uint8_t *output,
                      size_t pitch, uint32_t count, const smidgen_finish *finish, int numbers);
 
-static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t transposed) {
+static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t order) {
     k->lanes = lanes;
-    k->transposed = transposed;
+    k->order = order;
+    k->most = 127;
+    k->raised = 0;
     k->convolve = convolve;
     k->depthwise = depthwise;
     k->maximum = maximum;

@@ -191,7 +191,7 @@ int smidgen_needs(const uint8_t *data, size_t size, void *memory, size_t memory_
                   uint64_t needs[2]) {
     needs[0] = needs[1] = 0;
     for (uint32_t lanes = 0; lanes <= 2; lanes++) {
-        const smidgen_kernels kernels = {.lanes = lanes};
+        const smidgen_kernels kernels = {.lanes = lanes, .most = 127};
         smidgen_network *n;
         const int status = load(data, size, &kernels, 0, memory, memory_size, work, work_size, &n);
         if (status)

@@ -17,22 +17,24 @@ static int gather(const kernel *k, uint32_t first, uint32_t outputs, uint32_t y,
     return any != 0;
 }
 
-/* Takes from what is left of a step's weights as much as a kernel can multiply at once: 8 bits, and where sums have only
- * 16, not more than they hold for inputs of 255. Returns whether anything is left. */
-static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], uint32_t lanes, int8_t out[SMIDGEN_BLOCK][SMIDGEN_STEP],
-                   uint8_t above[SMIDGEN_BLOCK][2], uint8_t below[SMIDGEN_BLOCK][2]) {
+/* Takes from what is left of a step's weights as much as a kernel can multiply at once, and where sums have only 16 bits,
+ * not more than they hold for inputs of 255. Returns whether anything is left. */
+static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], const smidgen_kernels *kernels,
+                   int16_t out[SMIDGEN_BLOCK][SMIDGEN_STEP], uint8_t above[SMIDGEN_BLOCK][2],
+                   uint8_t below[SMIDGEN_BLOCK][2]) {
+    const uint32_t lanes = kernels->lanes;
     int32_t any = 0;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++) {
         above[o][0] = above[o][1] = below[o][0] = below[o][1] = 0;
         for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
             const uint32_t lane = lanes == 2 ? i / 2 : 0;
-            int32_t part = left[o][i], room = part > 0 ? 127 : 128;
+            int32_t part = left[o][i], room = part > 0 ? kernels->most : kernels->most + 1;
             if (lanes) {
                 const int32_t rest = MOST - (part > 0 ? above[o][lane] : below[o][lane]);
                 room = rest < room ? rest : room;
             }
             part = part > room ? room : part < -room ? -room : part;
-            out[o][i] = (int8_t)part;
+            out[o][i] = (int16_t)part;
             left[o][i] -= part;
             any |= left[o][i];
             if (part > 0 && lanes)
@@ -65,7 +67,24 @@ static void end_run(packing *p) {
             p->above[o][lane] = p->below[o][lane] = 0;
 }
 
-static void add_step(packing *p, const smidgen_kernels *kernels, const int8_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP],
+static size_t step_bytes(const smidgen_kernels *kernels) {
+    return SMIDGEN_BLOCK * SMIDGEN_STEP * (kernels->order == SMIDGEN_PAIRS ? sizeof(int16_t) : sizeof(int8_t));
+}
+
+static void place_step(const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP], int8_t *out) {
+    for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
+        for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
+            const int32_t weight = weights[o][i] + kernels->raised;
+            if (kernels->order == SMIDGEN_PAIRS)
+                ((int16_t *)(void *)out)[((o / 4 * 2 + i % 2) * 4 + o % 4) * 2 + i / 2] = (int16_t)weight;
+            else if (kernels->order == SMIDGEN_BY_INPUT)
+                out[i * SMIDGEN_BLOCK + o] = (int8_t)weight;
+            else
+                out[o * SMIDGEN_STEP + i] = (int8_t)weight;
+        }
+}
+
+static void add_step(packing *p, const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP],
                      uint8_t above[SMIDGEN_BLOCK][2], uint8_t below[SMIDGEN_BLOCK][2], uint32_t offset) {
     int full = p->length == 65535;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
@@ -79,10 +98,7 @@ static void add_step(packing *p, const smidgen_kernels *kernels, const int8_t we
             p->below[o][lane] += below[o][lane];
         }
     if (p->weights) {
-        int8_t *out = p->weights + (size_t)p->steps * SMIDGEN_BLOCK * SMIDGEN_STEP;
-        for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
-            for (uint32_t i = 0; i < SMIDGEN_STEP; i++)
-                out[kernels->transposed ? i * SMIDGEN_BLOCK + o : o * SMIDGEN_STEP + i] = weights[o][i];
+        place_step(kernels, weights, p->weights + p->steps * step_bytes(kernels));
         p->offsets[p->steps] = offset;
     }
     p->steps++;
@@ -93,7 +109,7 @@ static void add_step(packing *p, const smidgen_kernels *kernels, const int8_t we
 static void pack(const kernel *k, const smidgen_operation *o, const smidgen_value *in, const smidgen_kernels *kernels,
                  uint32_t first, uint32_t outputs, uint32_t channel, packing *p) {
     int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP];
-    int8_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP];
+    int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP];
     uint8_t above[SMIDGEN_BLOCK][2], below[SMIDGEN_BLOCK][2];
     for (uint32_t y = 0; y < k->height; y++)
         for (uint32_t x = 0; x < k->width; x++)
@@ -102,8 +118,8 @@ static void pack(const kernel *k, const smidgen_operation *o, const smidgen_valu
                     y * o->dilation_height * in->row + x * o->dilation_width * in->pitch + channel + input;
                 int more = gather(k, first, outputs, y, x, input, left);
                 while (more) {
-                    more = portion(left, kernels->lanes, weights, above, below);
-                    add_step(p, kernels, (const int8_t(*)[SMIDGEN_STEP])weights, above, below, offset);
+                    more = portion(left, kernels, weights, above, below);
+                    add_step(p, kernels, (const int16_t(*)[SMIDGEN_STEP])weights, above, below, offset);
                 }
             }
     end_run(p);
@@ -112,11 +128,19 @@ static void pack(const kernel *k, const smidgen_operation *o, const smidgen_valu
 /* Where a block's steps go, now that they have been counted. */
 static int place_block(loader *l, packing *p, uint32_t steps, uint32_t run_count) {
     smidgen_team_lock(l->team);
-    p->weights = smidgen_take(l->memory, (uint64_t)steps * SMIDGEN_BLOCK * SMIDGEN_STEP, 64);
+    p->weights = smidgen_take(l->memory, (uint64_t)steps * step_bytes(&l->network->kernels), 64);
     p->offsets = smidgen_take(l->memory, steps * sizeof(uint32_t), 4);
     p->runs = smidgen_take(l->memory, run_count * sizeof(uint16_t), 2);
     smidgen_team_unlock(l->team);
     return p->weights && p->offsets && p->runs ? 0 : SMIDGEN_SPACE;
+}
+
+/* The bias of an output: what its sum starts with, modulo 2^32. */
+static int32_t bias_of(const kernel *k, const smidgen_kernels *kernels, uint32_t output) {
+    uint32_t bias = (uint32_t)k->bias[output];
+    for (uint32_t i = 0; i < k->row && kernels->raised; i++)
+        bias += 128 * (uint32_t)k->integers[(size_t)output * k->row + i];
+    return (int32_t)bias;
 }
 
 static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
@@ -147,7 +171,7 @@ static int pack_blocks(loader *l, smidgen_operation *o, const kernel *k) {
         block->offsets = p.offsets;
         block->runs = p.runs;
         for (uint32_t i = 0; i < SMIDGEN_BLOCK; i++) {
-            block->bias[i] = i < block->outputs ? k->bias[block->first + i] : 0;
+            block->bias[i] = i < block->outputs ? bias_of(k, &l->network->kernels, block->first + i) : 0;
             block->factor[i] = i < block->outputs ? k->scales[block->first + i] : 0;
         }
     }

@@ -19,6 +19,6 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
 }
 
 int smidgen_portable_kernels(smidgen_kernels *kernels) {
-    set_kernels(kernels, 0, 0);
+    set_kernels(kernels, 0, SMIDGEN_BY_OUTPUT);
     return 1;
 }

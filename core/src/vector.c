@@ -115,7 +115,7 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
 }
 
 int smidgen_vector_kernels(smidgen_kernels *kernels) {
-    set_kernels(kernels, 1, 1);
+    set_kernels(kernels, 1, SMIDGEN_BY_INPUT);
     return 1;
 }
 #else
