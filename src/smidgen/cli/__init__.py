@@ -46,7 +46,19 @@ def cli() -> None:
     """Makes trained networks small, in files that really are, and runs them."""
 
 
-for name in ("bench", "compress", "demo", "evaluate", "export", "inspect", "recognize", "serve", "sweep", "train"):
+for name in (
+    "bench",
+    "compress",
+    "demo",
+    "evaluate",
+    "export",
+    "inspect",
+    "recognize",
+    "report",
+    "serve",
+    "sweep",
+    "train",
+):
     cli.add_command(click.Command(name))
 
 

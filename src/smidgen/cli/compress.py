@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, json_option, outputs_option, preprocessing_option, progress
+from smidgen.cli.output import (
+    echo_json,
+    json_option,
+    outputs_option,
+    preprocessing_option,
+    progress,
+    report_option,
+)
 
 if TYPE_CHECKING:
+    from smidgen.archive import Archive
     from smidgen.budget import Outcome
+    from smidgen.examples import Examples
 
 __all__ = ["compress"]
 
@@ -45,6 +55,7 @@ __all__ = ["compress"]
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file to make."
 )
+@report_option
 @json_option
 def compress(
     model: str,
@@ -60,6 +71,7 @@ def compress(
     seed: int,
     codec: str,
     output: Path,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Compresses MODEL to a size, to a loss of accuracy, or after a plan, and writes one .smidgen file.
@@ -85,21 +97,31 @@ def compress(
         raise click.UsageError(
             f"give one of --size, --max-drop and --plan{', not ' + ' and '.join(limits) if limits else ''}"
         )
+    if report:
+        from smidgen.report import ready
+
+        ready(report)
     if plan_name is not None:
         if outputs or finetune or budget:
             raise click.UsageError("--outputs, --finetune and --budget go with --size or --max-drop, not with --plan")
-        _by_plan(model, plan_name, (data, preprocessing, pictures, seed), codec, output, as_json)
+        _by_plan(model, plan_name, (data, preprocessing, pictures, seed), codec, output, report, as_json)
         return
     if data is None:
         raise click.UsageError(
             "--size and --max-drop need --data, a folder of pictures or an .npz file (labels are not needed)"
         )
     given = (data, preprocessing, outputs)
-    _by_limit(model, given, (size, max_drop, budget), (finetune, pictures, seed), codec, output, as_json)
+    _by_limit(model, given, (size, max_drop, budget), (finetune, pictures, seed), codec, output, report, as_json)
 
 
 def _by_plan(
-    model: str, plan_name: str, given: tuple[Path | None, str | None, int, int], codec: str, output: Path, as_json: bool
+    model: str,
+    plan_name: str,
+    given: tuple[Path | None, str | None, int, int],
+    codec: str,
+    output: Path,
+    report: Path | None,
+    as_json: bool,
 ) -> None:
     from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
@@ -124,6 +146,8 @@ def _by_plan(
     if not weights:
         raise ModelError(f"{model}: has no weights, so there is nothing to compress")
     size, original = archive.save(output, codecs), 4 * weights
+    if report:
+        _report(report, output, (model, loaded), examples, f"the plan {plan_name}", None)
     if as_json:
         echo_json({"file": str(output), "bytes": size, "original_bytes": original, "weights": weights})
         return
@@ -144,9 +168,9 @@ def _by_limit(
     work: tuple[int, int, int],
     codec: str,
     output: Path,
+    report: Path | None,
     as_json: bool,
 ) -> None:
-    from smidgen.archive import Archive
     from smidgen.budget import Budget, Outcome, Point, parse_seconds, parse_size
     from smidgen.errors import InputError
     from smidgen.examples import examples_in
@@ -185,20 +209,50 @@ def _by_limit(
         interrupted = True
     if outcome.archive and not outcome.reached:
         outcome.archive.save(output, codecs)  # the nearest is better than nothing; the last line says what it is
+    _keep_curve(outcome, output)
+    if report:
+        asked = f"at most {size}" if size else f"a drop of at most {max_drop:g} points"
+        _report(report, output, (model, loaded), examples, asked, outcome.verdict(interrupted))
     _finish(outcome, output, interrupted, as_json)
 
 
-def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) -> None:
-    """The curve beside the file, and one last line that says what was reached and what was not."""
+def _report(
+    folder: Path,
+    output: Path,
+    original: tuple[str, Archive],
+    examples: Examples | None,
+    asked: str,
+    verdict: str | None,
+) -> None:
+    """The report about the file that was made, on pictures that nothing was calibrated on."""
+    from smidgen.report.about_a_file import Beside, report_on
+    from smidgen.reporter import Reporter
+
+    beside = None
+    if examples:
+        pictures = [item for item in examples.held_out if not isinstance(item, Mapping)]
+        which = "pictures that were held out" if examples.disjoint else "pictures, the same that it was calibrated on"
+        beside = Beside(Path(original[0]).name, original[1], pictures, examples.truth, which)
+    page = report_on(output, folder, beside, asked, verdict, Reporter(progress))
+    click.echo(f"{page}: the report", err=True)
+
+
+def _keep_curve(outcome: Outcome, output: Path) -> None:
     from smidgen.errors import InputError
+
+    if outcome.best is None:
+        raise InputError("stopped before the first file was made; nothing that existed was changed")
+    outcome.save_curve(Path(f"{output}.curve.json"))
+
+
+def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) -> None:
+    """One last line that says what was reached and what was not."""
     from smidgen.facts import advice, described
     from smidgen.file import inspect
 
     best, archive = outcome.best, outcome.archive
-    if best is None or archive is None:
-        raise InputError("stopped before the first file was made; nothing that existed was changed")
-    curve = Path(f"{output}.curve.json")
-    outcome.save_curve(curve)
+    assert best is not None
+    assert archive is not None
     size = output.stat().st_size
     weights = sum(weight.size for weight in archive.weights().values())
     verdict = outcome.verdict(interrupted)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option, outputs_option, preprocessing_option, progress
+from smidgen.cli.output import (
+    echo_json,
+    echo_table,
+    json_option,
+    outputs_option,
+    preprocessing_option,
+    progress,
+    report_option,
+)
 
 if TYPE_CHECKING:
     from smidgen.tradeoff import Row
@@ -47,6 +55,7 @@ __all__ = ["sweep"]
 @click.option(
     "-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder to fill."
 )
+@report_option
 @json_option
 def sweep(
     model: str,
@@ -62,6 +71,7 @@ def sweep(
     jobs: int | None,
     scheduler: str | None,
     output: Path,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """Compresses MODEL to many targets in parallel, and finds the files that no other one beats.
@@ -84,6 +94,10 @@ def sweep(
 
     if jobs and scheduler:
         raise click.UsageError("--jobs is for this machine and --scheduler for a cluster; give one of them")
+    if report:
+        from smidgen.report import ready
+
+        ready(report)
     interrupted, reporter = False, Reporter(progress, lambda line: click.echo(line, err=True))
     try:
         rows = run(
@@ -106,6 +120,8 @@ def sweep(
         if not (output / DATABASE).is_file():
             raise
         interrupted, rows = True, open_rows(output)
+    if report:
+        _report(report, output, rows, (model, data, pictures))
     _show(output, rows, interrupted, as_json)
     if interrupted or any(row.failed for row in rows):
         raise SystemExit(1)
@@ -124,14 +140,39 @@ def _sizes(sizes: tuple[str, ...], max_drops: tuple[float, ...]) -> list[int]:
         raise click.UsageError(str(error)) from None
 
 
+def _report(folder: Path, output: Path, rows: list[Row], work: tuple[str, Path, int]) -> None:
+    from smidgen.report import write_report
+    from smidgen.report.document import Section, Text
+    from smidgen.report.sections import about_points, about_running
+
+    model, data, pictures = work
+    points = _points(rows)
+    best = [row for row in points if row["front"]]
+    text = f"{model} compressed to {len(rows)} targets, of which {len(best)} led to files that no other one beats."
+    judged = f"Calibrated on at most {pictures:,} of {data}, and judged on others of them."
+    sections = [Section("What was asked and what was reached", [Text(text), Text(judged)]), *about_points(points)]
+    if best:
+        sections.append(about_running(str(output / best[0]["file"]), runs_itself=False))
+    facts = {"model": model, "data": str(data), "points": points}
+    page = write_report(folder, f"{model}: size and fidelity", sections, facts)
+    click.echo(f"{page}: the report", err=True)
+
+
+def _points(rows: list[Row]) -> list[dict[str, Any]]:
+    from smidgen.tradeoff import front
+
+    best = {row.name for row in front(rows)}
+    return [{**asdict(row), "front": row.name in best} for row in rows]
+
+
 def _show(output: Path, rows: list[Row], interrupted: bool, as_json: bool) -> None:
     from smidgen.tradeoff import front
 
     best = {row.name for row in front(rows)}
     failed = [row for row in rows if row.failed]
     if as_json:
-        points = [{**asdict(row), "front": row.name in best} for row in rows]
-        echo_json({"output": str(output), "interrupted": interrupted, "failed": len(failed), "points": points})
+        told = {"output": str(output), "interrupted": interrupted, "failed": len(failed), "points": _points(rows)}
+        echo_json(told)
         return
     labelled = any(row.labelled for row in rows)
     header = ("point", "bytes", "KL nats", "agreement %", "top-1 drop" if labelled else "drop", "front")

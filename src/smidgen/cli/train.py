@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option, progress
+from smidgen.cli.output import echo_json, echo_table, json_option, progress, report_option
+
+if TYPE_CHECKING:
+    from smidgen.train.run import Outcome
 
 __all__ = ["train"]
 
@@ -17,8 +21,9 @@ __all__ = ["train"]
 @click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder of labelled pictures: "
               "train/CLASS and test/CLASS, or CLASS alone.")  # fmt: skip
 @click.option("--out", "-o", required=True, type=click.Path(path_type=Path), help="Folder for files and curves.")
+@report_option
 @json_option
-def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
+def train(recipe: str, data: Path, out: Path, report: Path | None, as_json: bool) -> None:
     """Train a network through the stages of RECIPE, a TOML file or one that ships with smidgen.
 
     After each stage there is a .smidgen file in the folder OUT, and curves.json and curves.png show how it went. The
@@ -30,6 +35,10 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
     from smidgen.train import train as carried_out
     from smidgen.train.curves import draw
 
+    if report:
+        from smidgen.report import ready
+
+        ready(report)
     reporter = Reporter(progress, lambda line: click.echo(line, err=True))
     distributed.broadcast(partial(carried_out, recipe, data, out))  # under torchrun all processes do the same
     try:
@@ -37,6 +46,8 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
     except KeyboardInterrupt:
         raise InputError("interrupted; the same command goes on after the last whole epoch") from None
     drawn = draw(outcome, out / "curves.png")
+    if report:
+        _report(report, recipe, out, outcome)
     if as_json:
         echo_json({"out": str(out), **outcome.described()})
         return
@@ -53,6 +64,23 @@ def train(recipe: str, data: Path, out: Path, as_json: bool) -> None:
     click.echo(f"accuracy on {outcome.pictures:,} pictures ({outcome.where}); files and curves in {out}/")
     if not drawn:
         click.echo("no curves.png: pip install 'smidgen[plots]' brings matplotlib")
+
+
+def _report(folder: Path, recipe: str, out: Path, outcome: Outcome) -> None:
+    from smidgen.archive import read_bytes
+    from smidgen.facts import facts_of
+    from smidgen.report import write_report
+    from smidgen.report.sections import about_epochs, about_file, about_layers, about_running, about_stages
+
+    told, last = outcome.described(), out / outcome.results[-1].file
+    facts = facts_of(read_bytes(last), last.name, histograms=True)
+    sections = [about_stages(told), *about_epochs(told), about_file(facts), about_layers(facts)]
+    sections.append(about_running(str(last), facts["sections"].get("program", 0) > 0))
+    name = Path(recipe).stem
+    page = write_report(
+        folder, f"{name}: stages in bytes and accuracy", sections, {**told, "recipe": name, "last": facts}
+    )
+    click.echo(f"{page}: the report", err=True)
 
 
 def _percent(value: float | None) -> str:

@@ -51,6 +51,7 @@ def evaluate(
     pictures: Sequence[Path | NDArray[np.uint8]],
     truth: Sequence[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    on_answers: Callable[[Sequence[NDArray[np.float64]]], None] | None = None,
 ) -> list[Evaluation]:
     """Compare networks on the same pictures, each with its own preprocessing; the first one is the reference.
 
@@ -62,6 +63,7 @@ def evaluate(
         pictures: files, or uint8 arrays of shape (height, width, 3) in RGB.
         truth: index of the true class of each picture, or None if unknown.
         on_progress: called after each batch with the number of pictures done.
+        on_answers: called before that with each network's logarithms of probabilities, of shape (pictures, classes).
 
     Returns:
         One evaluation for each runner, in their order.
@@ -87,6 +89,8 @@ def evaluate(
             counts[row] += _count(log, logs[0], answers)
             divergence[row] += (np.exp(logs[0]) * (logs[0] - log)).sum()
         done += size
+        if on_answers is not None:
+            on_answers(logs)
         if on_progress is not None:
             on_progress(done)
     times = latency(runners, pictures[:_TIMED_PICTURES], _TIMED_ROUNDS)

@@ -1,0 +1,145 @@
+"""Two networks on the same pictures: figures, and the pictures whose answer changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from smidgen.archive import Archive, Label
+from smidgen.report.document import Shot
+from smidgen.run.evaluate import Evaluation, evaluate, latency
+from smidgen.run.pictures import open_image
+
+__all__ = ["Comparison", "compared", "why_not"]
+
+MOST, FEW = 24, 6
+SIDE = 200
+TIMED, ROUNDS = 8, 24
+
+Picture = Path | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The original beside a file.
+
+    Args:
+        against: name of the original.
+        original: what it did.
+        file: what the file's weights did, in float32.
+        milliseconds: of the file's own program for one picture, on one thread; None if it has none.
+        milliseconds_original: of the original in ONNX Runtime, in float32, on one thread, in the same rounds.
+        changed: how many pictures were given another answer.
+        shots: some of these, those of which the original was surest; or if there are none, some that did not change.
+    """
+
+    against: str
+    original: Evaluation
+    file: Evaluation
+    milliseconds: float | None
+    milliseconds_original: float
+    changed: int
+    shots: tuple[Shot, ...]
+
+    def told(self) -> dict[str, Any]:
+        """All of it as plain values, but for the pixels."""
+        shown = [{"name": shot.name, "says": dict(shot.says), "truth": shot.truth} for shot in self.shots]
+        return {
+            "against": self.against,
+            "original": asdict(self.original),
+            "file": asdict(self.file),
+            "milliseconds": self.milliseconds,
+            "milliseconds_original": self.milliseconds_original,
+            "changed": self.changed,
+            "shown": shown,
+        }
+
+
+def compared(
+    original: Archive,
+    file: Archive,
+    names: tuple[str, str],
+    pictures: Sequence[Picture],
+    truth: Sequence[int] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Comparison:
+    """Runs both networks on the same pictures.
+
+    Args:
+        original: the network before.
+        file: the network after.
+        names: what they are called.
+        pictures: files, or uint8 arrays of shape (height, width, 3) in RGB.
+        truth: index of the true class of each, or None if unknown.
+        on_progress: called with the number of pictures done.
+
+    Raises:
+        InputError: a picture cannot be read, or the networks have different classes.
+        ModelError: a network cannot be run.
+    """
+    labels = file.labels or original.labels
+    answers: list[list[tuple[int, float]]] = [[], []]
+
+    def note(logs: Sequence[NDArray[np.float64]]) -> None:
+        for found, log in zip(answers, logs, strict=True):
+            best = log.argmax(axis=1)
+            found += zip(best.tolist(), np.exp(log.max(axis=1)).tolist(), strict=True)
+
+    runners = [archive.runner(1, "onnxruntime") for archive in (original, file)]
+    results = evaluate(runners, pictures, truth, on_progress, note)
+    changed = [place for place, (one, other) in enumerate(zip(*answers, strict=True)) if one[0] != other[0]]
+    # those of which the original was surest say most
+    shown = sorted(changed, key=lambda place: -answers[0][place][1])[:MOST] or list(range(min(FEW, len(pictures))))
+    shots = [
+        Shot(
+            _name(pictures[place], place),
+            _small(pictures[place]),
+            [
+                (name, f"{_class(labels, found[place][0])}, {100 * found[place][1]:.0f} %")
+                for name, found in zip(names, answers, strict=True)
+            ],
+            None if truth is None else _class(labels, truth[place]),
+        )
+        for place in shown
+    ]
+    mine, theirs = None, results[0].milliseconds
+    if file.program:
+        theirs, mine = latency([runners[0], file.runner(1, "native")], pictures[:TIMED], ROUNDS)
+    return Comparison(names[0], results[0], results[1], mine, theirs, len(changed), tuple(shots))
+
+
+def _class(labels: Sequence[Label], index: int) -> str:
+    return labels[index].name if index < len(labels) else f"class {index}"
+
+
+def _name(picture: Picture, place: int) -> str:
+    return picture.name if isinstance(picture, Path) else f"picture {place + 1}"
+
+
+def _small(picture: Picture) -> bytes:
+    image = open_image(picture) if isinstance(picture, Path) else Image.fromarray(picture)
+    image.thumbnail((SIDE, SIDE))
+    stream = BytesIO()
+    image.save(stream, "JPEG", quality=72, optimize=True)
+    return stream.getvalue()
+
+
+def why_not(archive: Archive) -> str | None:
+    """Why a network cannot be shown on pictures, or None if it can."""
+    import onnx
+
+    graph = onnx.load_from_string(archive.graph).graph if archive.graph else None
+    if graph is None or not graph.output:
+        return "The file holds weights and no network."
+    if archive.preprocessing is None:
+        return "The network's input is no picture, or how pictures become its input is not known."
+    if len(graph.input) != 1 or len(graph.output) != 1:
+        return "The network has more than one input or output."
+    return None
