@@ -16,7 +16,7 @@ BENCH_NEEDS = tokenizers opencv-python-headless pyclipper shapely six pyyaml tqd
 CORE = $(wildcard core/*.h core/src/*.[ch])
 
 # small, but for what takes the time: decoding weights, and kernels, of which browsers have their own
-WASM = clang --target=wasm32 -std=c99 -msimd128 -mbulk-memory -ffreestanding -ffp-contract=off -ffunction-sections \
+WASM = clang --target=wasm32 -std=c99 -msimd128 -mbulk-memory -msign-ext -mnontrapping-fptoint -ffreestanding -ffp-contract=off -ffunction-sections \
 	-Wall -Wextra -Werror -I$(CURDIR)/core -c
 WASM_SMALL = core/web/web.c $(sort $(filter-out %/vector.c %/portable.c %/mixed.c,$(wildcard core/src/*.c)))
 WASM_FAST = core/src/mixed.c core/web/simd.c core/web/relaxed.c
