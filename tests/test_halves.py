@@ -33,6 +33,8 @@ def test_running_half_imports_no_torch() -> None:
         "run.runner",
         "run.looking",
         "photos",
+        "report.about_a_file",
+        "report.comparison",
         "web.samples",
         "web.server",
         "web.site",

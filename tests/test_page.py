@@ -25,6 +25,7 @@ from smidgen.photos import photographs
 from smidgen.pipeline import with_program
 from smidgen.plan import Plan
 from smidgen.read import read_model
+from smidgen.report.about_a_file import Beside, report_on
 from smidgen.run.recognizer import open_recognizer
 from smidgen.web.networks import InCore, InFloat
 from smidgen.web.samples import samples_of_packages
@@ -309,3 +310,22 @@ def test_a_picture_beyond_the_limits_of_a_canvas_is_made_smaller(browser: Browse
             "#choose", {"name": "large.jpg", "mimeType": "image/jpeg", "buffer": stream.getvalue()}
         )
         assert answers(visit.page)[0][0][0] == "espresso"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_report_stands_in_the_way_of_nobody(
+    scheme: str, browser: Browser, file: Path, photos: dict[str, Path], tmp_path: Path
+) -> None:
+    beside = Beside("squeezenet1_1", read_model("squeezenet1_1"), list(photos.values()), None, "photographs")
+    page = report_on(file, tmp_path, beside, "the plan small", "reached: it")
+    with Visit(browser, page.as_uri(), color_scheme=scheme) as visit:
+        found = Axe().run(visit.page)
+        kept(visit.page, f"report-{scheme}")
+        assert found.violations_count == 0, found.generate_report()
+        assert visit.wrong == []
+        visit.page.set_viewport_size({"width": 360, "height": 740})
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 360
+        kept(visit.page, f"report-{scheme}-phone")
+        pdf = visit.page.pdf(path=SCREENSHOTS / f"report-{scheme}.pdf", prefer_css_page_size=True)
+        assert len(re.findall(rb"/Type\s*/Page\b", pdf)) < 8
+        assert visit.asked == [page.as_uri()]

@@ -382,8 +382,12 @@ def test_the_command_shows_every_stage(
     ]
     assert "accuracy on 197 pictures (test)" in shown or "accuracy on 200 pictures (test)" in shown
     assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
-    main([*arguments, "--json"])
+    main([*arguments, "--json", "--report", str(tmp_path / "report")])
     found = json.loads(capsys.readouterr().out)
+    told = json.loads((tmp_path / "report/report.json").read_text())
+    assert told["stages"] == found["stages"]
+    assert told["last"]["bytes"] == found["stages"][-1]["bytes"]
+    assert all(stage["stage"] in (tmp_path / "report/report.html").read_text() for stage in found["stages"])
     assert [stage["method"] for stage in found["stages"]] == ["Train", "Prune"]
     assert found["float32_bytes"] == 4 * sum(p.numel() for p in small().parameters())
 

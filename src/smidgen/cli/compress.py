@@ -233,7 +233,7 @@ def _report(
         pictures = [item for item in examples.held_out if not isinstance(item, Mapping)]
         which = "pictures that were held out" if examples.disjoint else "pictures, the same that it was calibrated on"
         beside = Beside(Path(original[0]).name, original[1], pictures, examples.truth, which)
-    page = report_on(output, folder, beside, asked, verdict, Reporter(progress))
+    page = report_on(output, folder, beside, asked, verdict, reporter=Reporter(progress))
     click.echo(f"{page}: the report", err=True)
 
 

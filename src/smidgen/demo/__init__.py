@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ from smidgen.api import compress_by_plan
 from smidgen.archive import Archive
 from smidgen.budget import Budget, Outcome
 from smidgen.cli.output import echo_table, progress
-from smidgen.demo.report import Row, write_contact_sheet, write_plot, write_table
+from smidgen.demo.report import Row, about_ways, write_table
 from smidgen.errors import InputError
 from smidgen.examples import Examples
 from smidgen.file import codecs_named
@@ -23,8 +24,10 @@ from smidgen.photos import crops, photographs
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import read_model
+from smidgen.report.about_a_file import Beside, report_on
+from smidgen.report.comparison import small
+from smidgen.report.document import Shot
 from smidgen.reporter import Reporter
-from smidgen.run.answer import Answer
 from smidgen.run.evaluate import evaluate
 from smidgen.run.runner import Runner, open_runner
 
@@ -35,6 +38,9 @@ JUDGED_BY = ("cat", "rocket", "flower")
 """Photographs that nothing is calibrated on; all figures are measured on crops of these."""
 
 SQUEEZED_SIZE = 500_000
+
+OPENERS = {"darwin": "open", "win32": "start"}
+"""What opens a page, by platform; elsewhere it is xdg-open."""
 
 # (plan, codec, how it is made); the first is the original
 FILES = (
@@ -83,15 +89,24 @@ def run_demo(folder: Path) -> None:
     paths.append(_squeeze(model, pictures, folder / "squeezed.smidgen"))
     rows, count = _measure(paths, pictures, weights)
     original, best = (open_runner(path) for path in (paths[0], paths[-1]))
-    answers = _recognise(pictures, original, best, paths[-1].name)
+    shots = _recognise(pictures, original, best, paths[-1].name)
     click.echo()
     _print_table(rows, count)
     write_table(folder / "table.json", rows, count)
-    write_plot(folder / "size-fidelity.png", rows)
-    write_contact_sheet(folder / "pictures.png", pictures, answers)
-    click.echo(f"\nThe files, table.json, size-fidelity.png and pictures.png are in {folder.resolve()}")
+    cropped = crops({name: pictures[name] for name in JUDGED_BY}, CROPS_EACH, SEED)
+    which = f"crops of {len(JUDGED_BY)} photographs that nothing was calibrated on"
+    page = report_on(
+        paths[-1],
+        folder,
+        Beside("original", model, cropped, None, which),
+        f"at most {SQUEEZED_SIZE:,} bytes, after a look at crops of six other photographs",
+        more=(about_ways(rows, count, shots), {"ways": [asdict(row) for row in rows]}),
+        reporter=Reporter(progress),
+    )
+    click.echo(f"\nThe files, table.json and the report are in {folder.resolve()}")
     # as it was called: after make demo the command is in a virtual environment and not on the path
     click.echo(f"Try your own picture: {sys.argv[0]} recognize {paths[-1]} PHOTO")
+    click.echo(f"Open the report: {OPENERS.get(sys.platform, 'xdg-open')} {page}")
 
 
 def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Path) -> Path:
@@ -102,6 +117,7 @@ def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Pa
     squeeze_to_budget(model, Examples(cropped, cropped[::6]), outcome, reporter=Reporter(progress))
     assert outcome.archive
     size = outcome.archive.save(path)
+    outcome.save_curve(Path(f"{path}.curve.json"))
     click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({SQUEEZED[2]})", err=True)
     return path
 
@@ -120,24 +136,24 @@ def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weigh
     return rows, len(cropped)
 
 
-def _recognise(
-    pictures: Mapping[str, NDArray[np.uint8]], original: Runner, best: Runner, name: str
-) -> list[tuple[str, Mapping[str, Answer]]]:
-    """Prints the first answers of both networks side by side, and returns them."""
-    lines, found = [], ({}, {})  # type: tuple[list[tuple[str, ...]], tuple[dict[str, Answer], dict[str, Answer]]]
+def _recognise(pictures: Mapping[str, NDArray[np.uint8]], original: Runner, best: Runner, name: str) -> list[Shot]:
+    """Prints the first answers of both networks side by side, and returns them with the pictures."""
+    lines: list[tuple[str, ...]] = []
+    shots = []
     for picture, pixels in pictures.items():
-        cells = []
-        for runner, answers in zip((original, best), found, strict=True):
+        cells, says = [], []
+        for who, runner in (("original", original), (name, best)):
             start = time.perf_counter()
-            answers[picture] = runner.recognize(pixels, top=1)[0]
+            (answer,) = runner.recognize(pixels, top=1)
             spent = 1000 * (time.perf_counter() - start)
-            answer = answers[picture]
             cells += [answer.label.name[:28], f"{100 * answer.score:.1f} %", f"{spent:.0f} ms"]
+            says.append((who, f"{answer.label.name}, {100 * answer.score:.0f} %"))
         lines.append((picture, *cells))
+        shots.append(Shot(picture, small(pixels), says))
     click.echo()
     echo_table(("picture", "original says", "score", "time", f"{name} says", "score", "time"), lines)
     click.echo("Times include resizing the picture.")
-    return [("original", found[0]), ("compressed", found[1])]
+    return shots
 
 
 def _print_table(rows: list[Row], count: int) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from smidgen.archive import Archive, open_archive, read_bytes
 from smidgen.facts import curve_beside, facts_of
@@ -42,6 +43,7 @@ def report_on(
     beside: Beside | None = None,
     asked: str | None = None,
     verdict: str | None = None,
+    more: tuple[Section, Mapping[str, Any]] | None = None,
     reporter: Reporter = SILENT,
 ) -> Path:
     """Writes the report about a file.
@@ -52,6 +54,7 @@ def report_on(
         beside: what it is compared with; None to tell of the file alone.
         asked: what was asked for, in words.
         verdict: what was reached.
+        more: a section of the caller's own, and its facts.
         reporter: is told how far the comparison has come.
 
     Returns:
@@ -80,5 +83,8 @@ def report_on(
             comparison = {**found.told(), "which": beside.which}
     facts["comparison"] = comparison
     runs_itself = facts["sections"].get("program", 0) > 0
+    if more is not None:
+        sections.append(more[0])
+        facts |= more[1]
     sections += [about_layers(facts), about_running(str(file), runs_itself)]
     return write_report(folder, f"{file.name}: what the bytes bought", sections, facts)

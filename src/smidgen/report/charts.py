@@ -51,7 +51,8 @@ def trade_off(dots: Sequence[Dot], what: str) -> str:
         place = f'cx="{x(dot.bytes):.1f}" cy="{y(dot.loss):.1f}" r="{radius}"'
         parts.append(f'<circle class="{kind}" {place}><title>{told}</title></circle>')
         if dot.name:
-            anchor, shift = ("end", -12) if x(dot.bytes) > WIDTH / 2 else ("start", 12)
+            # above and to the right there is room beside a curve that falls
+            anchor, shift = ("end", -12) if x(dot.bytes) > WIDTH - 120 else ("start", 12)
             where = f'x="{x(dot.bytes) + shift:.1f}" y="{y(dot.loss) - 8:.1f}" text-anchor="{anchor}"'
             parts.append(f'<text class="name" {where}>{escape(dot.name)}</text>')
     parts.append(_axes("bytes", what))

@@ -17,7 +17,7 @@ from smidgen.report.document import Shot
 from smidgen.run.evaluate import Evaluation, evaluate, latency
 from smidgen.run.pictures import open_image
 
-__all__ = ["Comparison", "compared", "why_not"]
+__all__ = ["Comparison", "Picture", "compared", "small", "why_not"]
 
 MOST, FEW = 24, 6
 SIDE = 200
@@ -100,7 +100,7 @@ def compared(
     shots = [
         Shot(
             _name(pictures[place], place),
-            _small(pictures[place]),
+            small(pictures[place]),
             [
                 (name, f"{_class(labels, found[place][0])}, {100 * found[place][1]:.0f} %")
                 for name, found in zip(names, answers, strict=True)
@@ -123,7 +123,8 @@ def _name(picture: Picture, place: int) -> str:
     return picture.name if isinstance(picture, Path) else f"picture {place + 1}"
 
 
-def _small(picture: Picture) -> bytes:
+def small(picture: Picture) -> bytes:
+    """A JPEG file of a picture, small enough for a page."""
     image = open_image(picture) if isinstance(picture, Path) else Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE))
     stream = BytesIO()

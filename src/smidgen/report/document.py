@@ -155,7 +155,7 @@ class Pictures:
         lines = "".join(f"<dt>{escape(who)}</dt><dd>{escape(what)}</dd>" for who, what in said)
         address = f"data:image/jpeg;base64,{b64encode(shot.jpeg).decode()}"
         name = escape(shot.name)
-        return f'<li><img src="{address}" alt="{name}" loading="lazy"><p>{name}</p><dl>{lines}</dl></li>'
+        return f'<li><img src="{address}" alt="{name}"><p>{name}</p><dl>{lines}</dl></li>'
 
 
 @dataclass(frozen=True)

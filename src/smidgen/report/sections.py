@@ -41,16 +41,19 @@ def about_file(facts: Facts, verdict: str | None = None, asked: str | None = Non
     )
 
 
-def about_curve(points: Sequence[Facts] | None, loss: str = "divergence, nats") -> list[Section]:
+DIVERGENCE = "divergence, nats"
+
+
+def about_curve(points: Sequence[Facts] | None) -> list[Section]:
     """Bytes against what was lost, of every file that was tried."""
     dots = [Dot(p["bytes"], p["kl"], "this file" if p["best"] else "", p["best"]) for p in points or [] if p["kl"] > 0]
     if len({dot.bytes for dot in dots}) < 2:
         return []
     caption = (
-        f"Every file that was tried, by its bytes and its {loss} from the original on pictures that were held out. The "
-        "line joins those that none of fewer bytes beats."
+        "Every file that was tried, by its bytes and its divergence from the original on examples that were held out. "
+        "The line joins those that none of fewer bytes beats."
     )
-    return [Section("Size and fidelity", [Chart(trade_off(dots, loss), caption)])]
+    return [Section("Size and fidelity", [Chart(trade_off(dots, DIVERGENCE), caption)])]
 
 
 def about_layers(facts: Facts) -> Section:
@@ -153,7 +156,7 @@ def about_points(rows: Sequence[Facts]) -> list[Section]:
         caption = (
             "Every file, by its bytes and its divergence from the original; large are those that no other one beats."
         )
-        parts.append(Chart(trade_off(dots, "divergence, nats"), caption))
+        parts.append(Chart(trade_off(dots, DIVERGENCE), caption))
     columns = [Column("File"), *(Column(t, "number") for t in ("Bytes", "Divergence", "Same answer", "Points lost"))]
     cells: list[list[str | float]] = []
     for r in rows:

@@ -1,0 +1,241 @@
+"""Reports: everything on the page is true, nothing on it runs or is loaded, and the JSON says the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from native import program_archive
+from serving import picture
+
+import smidgen
+from smidgen.archive import Archive, Label
+from smidgen.cli import cli
+from smidgen.file import write
+from smidgen.report.charts import Dot, courses, histogram, trade_off
+from smidgen.report.document import Column, Section, Table, Text, document
+from smidgen.run.pictures import find_pictures
+
+EMPTY = ("br", "img", "link", "meta")
+
+
+class Checked(HTMLParser):
+    """Elements that are closed in order; what they would run or load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "action", "data")]
+        if tag not in EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def harmless(text: str) -> Checked:
+    checked = Checked(text)
+    assert not {"script", "iframe", "object", "link", "form"} & set(checked.seen)
+    assert all(address.startswith("data:image/jpeg;base64,") for address in checked.loaded)
+    assert "url(" not in text
+    assert "@import" not in text
+    return checked
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for seed in range(30):
+        (folder / f"photo-{seed:02}.jpg").write_bytes(picture(seed=seed))
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "net.smidgen"
+    path.write_bytes(write(program_archive()))
+    return path
+
+
+def with_more(archive: Archive, name: str, more: Any) -> Archive:
+    return replace(archive, tensors={**archive.tensors, name: np.asarray(archive.tensors[name]) + more})
+
+
+def two_networks(photos: Path) -> tuple[Archive, Archive]:
+    """One whose answers differ from picture to picture, and one near to it."""
+    runner = program_archive().runner(engine="onnxruntime")
+    scores = runner(np.stack([runner.prepare(path) for path in find_pictures(photos)]))
+    one = with_more(program_archive(), "last.bias", -scores.mean(axis=0))
+    return one, with_more(one, "first", np.random.default_rng(3).normal(0, 0.05, (12, 3, 3, 3)).astype(np.float32))
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_a_file_alone(file: Path, tmp_path: Path) -> None:
+    done = run("report", file, "-o", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "r" / "report.html").read_text()
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    harmless(text)
+    assert facts["bytes"] == file.stat().st_size
+    for shown in (f"{file.stat().st_size:,}", *(tensor["name"] for tensor in facts["tensors"]), "recognize"):
+        assert shown in text
+    assert facts["comparison"] is None
+    assert re.findall(r"<(h[1-6])>", text) == ["h1", "h2", "h2", "h2"]
+
+
+def test_the_pictures_whose_answer_changed_are_those(photos: Path, tmp_path: Path) -> None:
+    file, original = tmp_path / "net.smidgen", tmp_path / "original.smidgen"
+    for archive, path in zip(two_networks(photos), (file, original), strict=True):
+        archive.save(path)
+    done = run("report", file, "--against", original, "--data", photos, "-o", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    text = (tmp_path / "r" / "report.html").read_text()
+    told = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]
+    runners = [smidgen.open(path).runner(engine="onnxruntime") for path in (original, file)]
+    answers = {path.name: [runner.recognize(path, 1)[0] for runner in runners] for path in find_pictures(photos)}
+    changed = {name for name, (one, other) in answers.items() if one.label != other.label}
+    assert told["changed"] == len(changed)
+    assert 0 < len(changed) < 30
+    shown = {one["name"]: one["says"] for one in told["shown"]}
+    assert set(shown) == changed if len(changed) <= 24 else set(shown) < changed
+    for name, says in shown.items():
+        one, other = answers[name]
+        assert says == {
+            "original.smidgen": f"{one.label.name}, {100 * one.score:.0f} %",
+            "net.smidgen": f"{other.label.name}, {100 * other.score:.0f} %",
+        }
+        assert name in text
+    assert len(harmless(text).loaded) == len(shown)
+    assert told["file"]["agreement"] == pytest.approx(100 * (1 - len(changed) / 30))
+
+
+def test_nothing_changed_is_said(file: Path, photos: Path, tmp_path: Path) -> None:
+    done = run("report", file, "--against", file, "--data", photos, "--pictures", 7, "-o", tmp_path / "r", "--json")
+    assert json.loads(done.stdout) == {
+        "report": str(tmp_path / "r" / "report.html"),
+        "facts": str(tmp_path / "r" / "report.json"),
+    }
+    text = (tmp_path / "r" / "report.html").read_text()
+    assert "None of the 7 pictures is given another answer" in text
+    assert "of 30 pictures of" in text
+    assert len(harmless(text).loaded) == 6
+
+
+def test_classes_give_top_1(file: Path, photos: Path, tmp_path: Path) -> None:
+    labels = program_archive().labels
+    for number, path in enumerate(find_pictures(photos)):
+        folder = photos / labels[number % 2].id
+        folder.mkdir(exist_ok=True)
+        path.rename(folder / path.name)
+    run("report", file, "--against", file, "--data", photos, "-o", tmp_path / "r")
+    told = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]
+    assert told["original"]["top1"] is not None
+    assert told["shown"][0]["truth"] == labels[0].name
+    assert "Top-1" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_the_same_file_gives_the_same_page(file: Path, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        run("report", file, "-o", tmp_path / folder)
+    for name in ("report.html", "report.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_names_are_text(tmp_path: Path, photos: Path) -> None:
+    evil = '"><script>alert(1)</script>&amp;'
+    archive = program_archive()
+    labels = tuple(Label(f"id{n}", f"{n}<img src=x onerror=alert(1)>") for n in range(len(archive.labels) or 10))
+    path = tmp_path / "a'<b>&.smidgen"
+    path.write_bytes(write(replace(archive, labels=labels)))
+    done = run("report", path, "--against", path, "--data", photos, "-o", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    checked = harmless((tmp_path / "r" / "report.html").read_text())
+    assert checked.seen.count("img") == 6
+    harmless(document(evil, [Section(evil, [Text(evil), Table(evil, [Column(evil)] * 2, [[evil, evil]])])]))
+
+
+@given(
+    st.text(), st.lists(st.tuples(st.integers(1, 2**40), st.floats(1e-9, 1e3), st.text(), st.booleans()), min_size=2)
+)
+def test_charts_are_well_formed_whatever_they_show(name: str, dots: list[tuple[int, float, str, bool]]) -> None:
+    text = trade_off([Dot(*dot) for dot in dots], name)
+    harmless(text)
+    assert "nan" not in re.sub(r'(?s)(aria-label="[^"]*"|>[^<]*<)', "", text)
+    harmless(courses([loss for _, loss, _, _ in dots], [(name, 1), ("rest", len(dots) - 1)], name))
+    harmless(histogram({"first": -1, "step": 1, "counts": [size for size, *_ in dots]}, name))
+
+
+def test_what_cannot_be_reported_is_said_before(file: Path, tmp_path: Path) -> None:
+    for arguments, status, reason in (
+        (("report", file, "-o", file), 2, "is a file"),
+        (("report", file, "-o", file / "r"), 1, "no report can be written there"),
+        (("report", tmp_path / "none.smidgen", "-o", tmp_path / "r"), 1, "cannot be read"),
+        (("report", file, "--against", file, "-o", tmp_path / "r"), 2, "--against and --data go together"),
+        (("report", file, "--against", file, "--data", tmp_path / "none", "-o", tmp_path / "r"), 1, "no such folder"),
+        (("compress", file, "--plan", "int8", "-o", tmp_path / "x.smidgen", "--report", file / "r"), 1, "no report"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == status or isinstance(done.exception, smidgen.errors.SmidgenError)
+        assert reason in done.output + str(done.exception)
+    assert not (tmp_path / "x.smidgen").exists()
+
+
+def test_compress_reports_on_what_it_held_out(photos: Path, tmp_path: Path) -> None:
+    original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
+    program_archive().save(original)
+    done = run("compress", original, "--data", photos, "--size", 4000, "-o", out, "--report", tmp_path / "r", "--json")
+    assert json.loads(done.stdout)["file"] == str(out), done.output
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert facts["asked"] == "at most 4000"
+    assert facts["verdict"] == json.loads(done.stdout)["verdict"]
+    assert facts["comparison"]["file"]["pictures"] == 6
+    assert facts["comparison"]["which"] == "pictures that were held out"
+    assert sum(point["best"] for point in facts["curve"]) == 1
+    assert "What was asked and what was reached" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_compress_by_a_plan_reports_too(tmp_path: Path) -> None:
+    original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
+    program_archive().save(original)
+    done = run("compress", original, "--plan", "lossless", "-o", out, "--report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert (facts["asked"], facts["comparison"]) == ("the plan lossless", None)
+
+
+def test_a_sweep_is_reported(photos: Path, tmp_path: Path) -> None:
+    original = tmp_path / "original.smidgen"
+    program_archive().save(original)
+    arguments = ("--data", photos, "--size", 4000, "--plan", "int4", "--jobs", 1, "-o", tmp_path / "s")
+    done = run("sweep", original, *arguments, "--report", tmp_path / "r")
+    assert (tmp_path / "r" / "report.html").exists(), done.output
+    text = (tmp_path / "r" / "report.html").read_text()
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    harmless(text)
+    assert len(facts["points"]) == 2
+    assert all(point["name"] in text for point in facts["points"])
