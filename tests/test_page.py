@@ -78,9 +78,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def site(file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the site that needs no server."""
+    """The address of the site that needs no server; a visitor needs 200,000 bytes beside the network at most."""
     folder = tmp_path_factory.mktemp("host") / "site"
-    write_site(file, samples_of_packages(), folder)
+    first, _whole = write_site(file, samples_of_packages(), folder)
+    assert first - file.stat().st_size <= 200_000
     host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=host.serve_forever)
     thread.start()

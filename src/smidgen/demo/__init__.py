@@ -86,7 +86,8 @@ def run_demo(folder: Path) -> None:
         size = archive.save(path, codecs_named(codec))
         click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({what})", err=True)
         paths.append(path)
-    paths.append(_squeeze(model, pictures, folder / "squeezed.smidgen"))
+    paths.append(folder / "squeezed.smidgen")
+    verdict = _squeeze(model, pictures, paths[-1])
     rows, count = _measure(paths, pictures, weights)
     original, best = (open_runner(path) for path in (paths[0], paths[-1]))
     shots = _recognise(pictures, original, best, paths[-1].name)
@@ -100,6 +101,7 @@ def run_demo(folder: Path) -> None:
         folder,
         Beside("original", model, cropped, None, which),
         f"at most {SQUEEZED_SIZE:,} bytes, after a look at crops of six other photographs",
+        verdict,
         more=(about_ways(rows, count, shots), {"ways": [asdict(row) for row in rows]}),
         reporter=Reporter(progress),
     )
@@ -109,8 +111,8 @@ def run_demo(folder: Path) -> None:
     click.echo(f"Open the report: {OPENERS.get(sys.platform, 'xdg-open')} {page}")
 
 
-def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Path) -> Path:
-    """The network squeezed to a size, after a look at crops of the photographs that do not judge."""
+def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Path) -> str:
+    """Writes the network squeezed to a size, after a look at crops of those that do not judge; gives the verdict."""
     start = time.perf_counter()
     cropped = crops({name: p for name, p in pictures.items() if name not in JUDGED_BY}, CROPS_EACH // 2, SEED)
     outcome = Outcome(Budget(size=SQUEEZED_SIZE))
@@ -119,7 +121,7 @@ def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Pa
     size = outcome.archive.save(path)
     outcome.save_curve(Path(f"{path}.curve.json"))
     click.echo(f"  {size:9,} bytes in {time.perf_counter() - start:4.1f} s  {path}  ({SQUEEZED[2]})", err=True)
-    return path
+    return outcome.verdict()
 
 
 def _measure(paths: list[Path], pictures: Mapping[str, NDArray[np.uint8]], weights: int) -> tuple[list[Row], int]:

@@ -16,7 +16,9 @@ from smidgen.web.page import LOCAL_ASSETS, Shown, asset, index
 
 __all__ = ["write_site"]
 
-CORE = Path(__file__).parent / "smidgen.wasm"
+CORES = ("smidgen.wasm", "smidgen-relaxed.wasm")
+"""Of which a browser takes the one that is faster in it (``page/smidgen.js``)."""
+
 NETWORK, FACTS, SAMPLES = "network.smidgen", "facts.json", "samples"
 
 
@@ -30,7 +32,7 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
 
     Returns:
         Bytes that a visitor needs for the first answer, and bytes of the whole folder. The former are all files but the
-        facts, and but the larger samples, which are loaded when they are asked for; plus the largest of those.
+        facts, one of the two cores, and all but the largest of the larger samples, which are loaded one by one.
 
     Raises:
         FormatError: the file is not valid.
@@ -46,15 +48,18 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
     first = {
         "index.html": index([shown], samples, server=False),
         **{name: asset(name) for name in LOCAL_ASSETS},
-        CORE.name: CORE.read_bytes(),
         NETWORK: data,
         **small,
     }
+    cores = {name: (Path(__file__).parent / name).read_bytes() for name in CORES}
     more = {f"{SAMPLES}/{name}": content for name, content in samples.items()}
-    files = {**first, **more, FACTS: json.dumps(facts).encode()}
+    files = {**first, **cores, **more, FACTS: json.dumps(facts).encode()}
     _replace_folder(folder, files)
-    largest = max((len(content) for content in more.values()), default=0)
-    return _size(first) + largest, _size(files)
+    return _size(first) + _largest(cores) + _largest(more), _size(files)
+
+
+def _largest(files: Mapping[str, bytes]) -> int:
+    return max(map(len, files.values()), default=0)
 
 
 def _size(files: Mapping[str, bytes]) -> int:

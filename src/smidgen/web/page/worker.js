@@ -1,6 +1,6 @@
 // The network, off the page's own thread: pictures in, answers out.
 
-import { openNetwork } from "./smidgen.js";
+import { coreName, openNetwork } from "./smidgen.js";
 
 const MOST_PIXELS = 16e6;
 
@@ -10,7 +10,7 @@ async function content(name) {
   return new Uint8Array(await answer.arrayBuffer());
 }
 
-const network = content("network.smidgen").then((bytes) => openNetwork(fetch("smidgen.wasm"), bytes));
+const network = content("network.smidgen").then((bytes) => openNetwork(fetch(coreName()), bytes));
 network.catch(() => {}); // each picture is told
 
 /** The picture as people see it, on white, in pixels; one that is very large is made smaller while it is decoded. */
