@@ -9,7 +9,7 @@
 
 /* Bytes of `a` times those of `b`, 0..127, four of which are added to each number of `c`. It is
  * i32x4.relaxed_dot_i8x16_i7x16_add_s, which clang has from version 16 on. Like all that is volatile, it stays where it is
- * written: with the weights of several steps in registers, sums would have to leave them. */
+ * written: if weights were loaded ahead, they would drive sums out of the registers. */
 static inline v128_t dot(v128_t a, v128_t b, v128_t c) {
     v128_t made;
     __asm__ volatile("local.get %1\n"
@@ -22,15 +22,16 @@ static inline v128_t dot(v128_t a, v128_t b, v128_t c) {
     return made;
 }
 
-/* 64 and 128, sixteen times each. They are read where they are needed: V8 would make them anew each time. */
-static const uint64_t raised[2] = {0x4040404040404040, 0x4040404040404040};
-static const uint64_t top[2] = {0x8080808080808080, 0x8080808080808080};
+/* 64 and 128, sixteen times each; read, since V8 makes what it knows to be constant anew each time. */
+static const volatile v128_t raised = {0x40404040, 0x40404040, 0x40404040, 0x40404040};
+static const volatile v128_t top = {INT32_MIN + 0x808080, INT32_MIN + 0x808080, INT32_MIN + 0x808080,
+                                    INT32_MIN + 0x808080};
 
 static inline void tile(const smidgen_block_of_outputs *block, const uint8_t *input, size_t step,
                         int32_t (*sums)[CHUNK], const int pixels) {
     const volatile v128_t *w = (const volatile v128_t *)block->weights;
     const uint32_t *offset = block->offsets, *end = offset + block->steps;
-    const v128_t lowered = *(const volatile v128_t *)top;
+    const v128_t lowered = top;
     v128_t sum[TILE][4], beside[TILE];
     ALL for (int p = 0; p < pixels; p++) {
         beside[p] = wasm_i32x4_const_splat(0);
@@ -39,7 +40,7 @@ static inline void tile(const smidgen_block_of_outputs *block, const uint8_t *in
     }
     for (; offset < end; offset++, w += 4) {
         const uint8_t *from = input + *offset;
-        const v128_t all = *(const volatile v128_t *)raised;
+        const v128_t all = raised;
         v128_t x[TILE];
         ALL for (int p = 0; p < pixels; p++) {
             x[p] = wasm_v128_xor(inputs(from + (size_t)p * step), lowered);

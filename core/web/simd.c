@@ -14,8 +14,8 @@ static inline void tile(const smidgen_block_of_outputs *block, const uint8_t *in
         v128_t x[TILE][2];
         ALL for (int p = 0; p < pixels; p++) {
             const v128_t four = inputs(from + (size_t)p * step);
-            x[p][0] = wasm_v128_and(four, even);  /* inputs 0 and 2, for each of 4 outputs */
-            x[p][1] = wasm_u16x8_shr(four, 8); /* 1 and 3 */
+            x[p][0] = wasm_v128_and(four, even); /* inputs 0 and 2, for each of 4 outputs */
+            x[p][1] = wasm_u16x8_shr(four, 8);   /* 1 and 3 */
         }
         ALL for (int half = 0; half < 2; half++)
             ALL for (int four = 0; four < 4; four++)
