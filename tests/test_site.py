@@ -37,10 +37,10 @@ def test_the_folder_holds_all_that_it_names(file: Path, tmp_path: Path) -> None:
     told = json.loads(re.search(r'id="site">(.*?)</script>', text)[1])
     assert (told["server"], told["samples"]) == (False, ["cat", "dog"])
     scripts = "".join(path.read_text() for path in site.glob("*.js"))
-    for name in set(re.findall(r'"(?:\./)?([a-z-]+\.(?:js|wasm|json|smidgen|css|svg))"', scripts + text)) - {
-        "remote.js"
-    }:
-        assert name in files
+    named = set(re.findall(r'(?:href|src)="([^"]+)"', text))
+    named |= set(re.findall(r'"(?:\./)?([a-z-]+\.(?:js|wasm|json|smidgen))"', scripts)) - {"remote.js"}
+    assert len(named) > 9
+    assert named <= set(files)
     assert "http://" not in scripts
     assert "https://" not in scripts
 
