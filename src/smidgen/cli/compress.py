@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,8 @@ from smidgen.cli.output import (
     outputs_option,
     preprocessing_option,
     progress,
-    report_option,
 )
+from smidgen.cli.reporting import report_option
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
@@ -147,7 +146,7 @@ def _by_plan(
         raise ModelError(f"{model}: has no weights, so there is nothing to compress")
     size, original = archive.save(output, codecs), 4 * weights
     if report:
-        _report(report, output, (model, loaded), examples, f"the plan {plan_name}", None)
+        _report(report, output, (model, loaded), examples, f"the plan {plan_name}")
     if as_json:
         echo_json({"file": str(output), "bytes": size, "original_bytes": original, "weights": weights})
         return
@@ -212,7 +211,7 @@ def _by_limit(
     _keep_curve(outcome, output)
     if report:
         asked = f"at most {size}" if size else f"a drop of at most {max_drop:g} points"
-        _report(report, output, (model, loaded), examples, asked, outcome.verdict(interrupted))
+        _report(report, output, (model, loaded), examples, asked, outcome.verdict(interrupted), outputs)
     _finish(outcome, output, interrupted, as_json)
 
 
@@ -222,17 +221,21 @@ def _report(
     original: tuple[str, Archive],
     examples: Examples | None,
     asked: str,
-    verdict: str | None,
+    verdict: str | None = None,
+    outputs: str | None = None,
 ) -> None:
-    """The report about the file that was made, on pictures that nothing was calibrated on."""
+    """The report about the file that was made, on examples that nothing was calibrated on."""
+    from smidgen.cli.evaluate import size_of
     from smidgen.report.about_a_file import Beside, report_on
     from smidgen.reporter import Reporter
 
+    model, loaded = original
     beside = None
     if examples:
-        pictures = [item for item in examples.held_out if not isinstance(item, Mapping)]
-        which = "pictures that were held out" if examples.disjoint else "pictures, the same that it was calibrated on"
-        beside = Beside(Path(original[0]).name, original[1], pictures, examples.truth, which)
+        others = f"{examples.what} that were held out; it was calibrated on {len(examples.calibration):,} others"
+        which = others if examples.disjoint else f"{examples.what}, the same that it was calibrated on"
+        size = size_of(model, loaded) if Path(model).is_file() else None
+        beside = Beside(Path(model).name, loaded, examples.held_out, examples.truth, which, size, outputs)
     page = report_on(output, folder, beside, asked, verdict, reporter=Reporter(progress))
     click.echo(f"{page}: the report", err=True)
 

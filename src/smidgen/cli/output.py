@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
@@ -18,7 +17,6 @@ __all__ = [
     "outputs_option",
     "preprocessing_option",
     "progress",
-    "report_option",
 ]
 
 preprocessing_option = click.option(
@@ -36,11 +34,6 @@ engine_option = click.option(
     "--engine",
     type=click.Choice(("native", "onnxruntime")),
     help="What computes: the file's own program in integers of 8 bits, or its graph in float32.",
-)
-report_option = click.option(
-    "--report",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Also write a report into this folder: report.html, which needs nothing else, and report.json.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 

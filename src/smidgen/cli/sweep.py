@@ -15,8 +15,8 @@ from smidgen.cli.output import (
     outputs_option,
     preprocessing_option,
     progress,
-    report_option,
 )
+from smidgen.cli.reporting import report_option
 
 if TYPE_CHECKING:
     from smidgen.tradeoff import Row
@@ -142,8 +142,9 @@ def _sizes(sizes: tuple[str, ...], max_drops: tuple[float, ...]) -> list[int]:
 
 def _report(folder: Path, output: Path, rows: list[Row], work: tuple[str, Path, int]) -> None:
     from smidgen.report import write_report
+    from smidgen.report.about_a_file import usage
     from smidgen.report.document import Section, Text
-    from smidgen.report.sections import about_points, about_running
+    from smidgen.report.sections import about_points
 
     model, data, pictures = work
     points = _points(rows)
@@ -152,7 +153,7 @@ def _report(folder: Path, output: Path, rows: list[Row], work: tuple[str, Path, 
     judged = f"Calibrated on at most {pictures:,} of {data}, and judged on others of them."
     sections = [Section("What was asked and what was reached", [Text(text), Text(judged)]), *about_points(points)]
     if best:
-        sections.append(about_running(str(output / best[0]["file"]), runs_itself=False))
+        sections.append(usage(output / best[0]["file"]))
     facts = {"model": model, "data": str(data), "points": points}
     page = write_report(folder, f"{model}: size and fidelity", sections, facts)
     click.echo(f"{page}: the report", err=True)

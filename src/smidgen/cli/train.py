@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from smidgen.cli.output import echo_json, echo_table, json_option, progress, report_option
+from smidgen.cli.output import echo_json, echo_table, json_option, progress
+from smidgen.cli.reporting import report_option
 
 if TYPE_CHECKING:
     from smidgen.train.run import Outcome
@@ -70,12 +71,13 @@ def _report(folder: Path, recipe: str, out: Path, outcome: Outcome) -> None:
     from smidgen.archive import read_bytes
     from smidgen.facts import facts_of
     from smidgen.report import write_report
-    from smidgen.report.sections import about_epochs, about_file, about_layers, about_running, about_stages
+    from smidgen.report.about_a_file import usage
+    from smidgen.report.sections import about_epochs, about_file, about_layers, about_stages
 
     told, last = outcome.described(), out / outcome.results[-1].file
     facts = facts_of(read_bytes(last), last.name, histograms=True)
     sections = [about_stages(told), *about_epochs(told), about_file(facts), about_layers(facts)]
-    sections.append(about_running(str(last), facts["sections"].get("program", 0) > 0))
+    sections.append(usage(last))
     name = Path(recipe).stem
     page = write_report(
         folder, f"{name}: stages in bytes and accuracy", sections, {**told, "recipe": name, "last": facts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from heapq import nlargest
 from typing import NamedTuple
 
 from smidgen.archive import Label
@@ -51,7 +52,7 @@ def likeliest(numbers: Sequence[float], probabilities: bool, labels: tuple[Label
     logs = [math.log(max(number, sys.float_info.min)) for number in numbers] if probabilities else numbers
     greatest = max(logs)
     total = math.fsum(math.exp(log - greatest) for log in logs)
-    best = sorted(range(len(logs)), key=lambda index: -logs[index])[:top]
+    best = nlargest(top, range(len(logs)), key=logs.__getitem__)  # of equal ones the first
     return [
         Answer(
             labels[index] if labels else Label(f"class {index}", f"class {index}"),

@@ -133,13 +133,14 @@ class Native:
             found = ffi.new("float[]", self.map_shape[0] * self.map_shape[1])
             if len(found):
                 lib.smidgen_map(self._network, numbers.index(max(numbers)), found)
-            return numbers, list(found)
+            return numbers, ffi.unpack(found, len(found)) if len(found) else []
 
     def _picture(self, pixels: bytes) -> list[float]:
         found = ffi.new("float[]", self._outputs)
         if lib.smidgen_run_picture(self._network, self._team, pixels, found):
             raise ModelError(UNPREPARED)
-        return list(found)
+        numbers: list[float] = ffi.unpack(found, self._outputs)
+        return numbers
 
     def _start(self, threads: int) -> Any:
         if threads == 1:
