@@ -58,11 +58,14 @@ def point(size: int, kl: float, **more: Any) -> dict[str, Any]:
 def test_the_curve_names_the_file_that_it_lies_beside(tmp_path: Path) -> None:
     file, curve = tmp_path / "net.smidgen", tmp_path / "net.smidgen.curve.json"
     assert curve_beside(file) is None
+    file.write_bytes(bytes(103))
     untold = {**point(50, 0.0), "fidelity": None}
     curve.write_text(json.dumps({"best": point(103, 0.2), "curve": [point(90, 0.3), point(100, 0.2), untold]}))
     assert curve_beside(file) == [
         {"bytes": 90, "kl": 0.3, "agreement": 90.0, "best": False},
         {"bytes": 103, "kl": 0.2, "agreement": 90.0, "best": True},
     ]
+    file.write_bytes(bytes(104))
+    assert curve_beside(file) is None  # the curve is that of another file
     curve.write_text('{"curve": 3}')
     assert curve_beside(file) is None

@@ -214,7 +214,7 @@ def test_compress_reports_on_what_it_held_out(photos: Path, tmp_path: Path) -> N
     assert facts["asked"] == "at most 4000"
     assert facts["verdict"] == json.loads(done.stdout)["verdict"]
     assert facts["comparison"]["file"]["pictures"] == 6
-    assert facts["comparison"]["which"] == "pictures that were held out"
+    assert facts["comparison"]["which"] == "pictures that were held out; it was calibrated on 24 others"
     assert sum(point["best"] for point in facts["curve"]) == 1
     assert "What was asked and what was reached" in (tmp_path / "r" / "report.html").read_text()
 

@@ -27,6 +27,7 @@ __all__ = [
     "examples_in",
     "groups",
     "inputs_of",
+    "labelled_in",
     "split",
 ]
 
@@ -72,12 +73,19 @@ def examples_in(path: Path, archive: Archive, most: int, seed: int) -> Examples:
     Raises:
         InputError: there are none, a sub-folder is no class, or arrays do not fit the network.
     """
-    if _array_files(path):
-        return split(all_in(path, archive), None, most, seed)
-    labelled = find_labelled(path, archive.labels)
+    return split(*labelled_in(path, archive), most, seed)
+
+
+def labelled_in(path: Path, archive: Archive) -> tuple[list[Item], list[int] | None]:
+    """All examples as in ``examples_in``, and the index of the true class of each, or None if these are unknown.
+
+    Raises:
+        InputError: there are none, a sub-folder is no class, or arrays do not fit the network.
+    """
+    labelled = None if _array_files(path) else find_labelled(path, archive.labels)
     if labelled is None:
-        return split(find_pictures(path), None, most, seed)
-    return split([picture for picture, _ in labelled], [index for _, index in labelled], most, seed)
+        return all_in(path, archive), None
+    return [picture for picture, _ in labelled], [index for _, index in labelled]
 
 
 def all_in(path: Path, archive: Archive) -> list[Item]:

@@ -74,6 +74,8 @@ def curve_beside(path: Path) -> list[dict[str, Any]] | None:
     """
     try:
         told = json.loads(Path(f"{path}.curve.json").read_text())
+        if told["best"]["bytes"] != path.stat().st_size:
+            return None  # of a file that lay here before
         return [_point(point, told["best"]) for point in told["curve"] if point["fidelity"]]
     except (OSError, ValueError, KeyError, TypeError):
         return None

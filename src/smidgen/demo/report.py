@@ -9,6 +9,7 @@ from pathlib import Path
 
 from smidgen.report.charts import Dot, trade_off
 from smidgen.report.document import Chart, Column, Pictures, Section, Shot, Table, Text
+from smidgen.report.sections import DIVERGENCE
 
 __all__ = ["Row", "about_ways", "write_table"]
 
@@ -68,7 +69,7 @@ def about_ways(rows: Sequence[Row], crops: int, shots: Sequence[Shot]) -> Sectio
         "Every way of compressing",
         [
             Table(f"Files, judged on {crops} crops of photographs", [*columns, Column("Verdict")], cells),
-            Chart(trade_off(dots, "divergence, nats"), caption),
+            Chart(trade_off(dots, DIVERGENCE), caption),
             Text("What the original and the squeezed file say of the whole photographs:"),
             Pictures(shots),
         ],

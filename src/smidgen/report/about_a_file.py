@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from smidgen.archive import Archive, open_archive, read_bytes
+from smidgen.examples import Item, batches, groups
 from smidgen.facts import curve_beside, facts_of
+from smidgen.file import outline
 from smidgen.report import write_report
-from smidgen.report.comparison import Picture, compared, why_not
-from smidgen.report.document import Section, Text
-from smidgen.report.sections import about_comparison, about_curve, about_file, about_layers, about_running
+from smidgen.report.comparison import compared, why_not
+from smidgen.report.document import Section, Shot
+from smidgen.report.sections import (
+    about_comparison,
+    about_curve,
+    about_file,
+    about_layers,
+    about_pictures,
+    about_running,
+)
 from smidgen.reporter import SILENT, Reporter
+from smidgen.run.compare import compare
 
-__all__ = ["Beside", "report_on"]
+__all__ = ["Beside", "report_on", "usage"]
 
 
 @dataclass(frozen=True, eq=False)
 class Beside:
-    """What a file is compared with, and on which pictures.
+    """What a file is compared with, and on what.
 
     Args:
         name: of the original.
         original: the network before.
-        pictures: files, or uint8 arrays of shape (height, width, 3) in RGB; none where its inputs are no pictures.
+        examples: pictures (files, or uint8 arrays of shape (height, width, 3) in RGB), or other inputs; at least one.
         truth: index of the true class of each picture, or None if unknown.
-        which: which pictures these are, in words that follow their number.
+        which: which examples these are, in words that follow their number.
+        bytes: of the original's file; None if it is in none, for those of its weights.
+        outputs: what the first output is, if it is known better than ``smidgen.run.outputs`` finds out.
     """
 
     name: str
     original: Archive
-    pictures: Sequence[Picture]
+    examples: Sequence[Item]
     truth: Sequence[int] | None
     which: str
+    bytes: int | None = None
+    outputs: str | None = None
 
 
 def report_on(
@@ -62,29 +76,49 @@ def report_on(
 
     Raises:
         FormatError: the file is not valid.
-        InputError: it or a picture cannot be read, or the report not be written.
+        InputError: it or an example cannot be read, or the report not be written.
         ModelError: a network cannot be run.
     """
     data = read_bytes(file)
     facts = {**facts_of(data, file.name, histograms=True), "asked": asked, "verdict": verdict}
     facts["curve"] = curve_beside(file)
-    sections = [about_file(facts, verdict, asked), *about_curve(facts["curve"])]
-    comparison = None
-    if beside is not None:
-        archive = open_archive(file)
-        reason = why_not(archive) if beside.pictures else "The network's inputs are no pictures."
-        if reason:
-            sections.append(Section("Beside the original", [Text(f"No pictures are shown. {reason}")]))
-        else:
-            with reporter.progress(len(beside.pictures), "report") as advance:
-                names = (beside.name, file.name)
-                found = compared(beside.original, archive, names, beside.pictures, beside.truth, advance)
-            sections += about_comparison(found, file.name, beside.which)
-            comparison = {**found.told(), "which": beside.which}
-    facts["comparison"] = comparison
-    runs_itself = facts["sections"].get("program", 0) > 0
+    facts["comparison"], shots = (None, ()) if beside is None else _compared(file, beside, reporter)
+    sections = [about_file(facts), *about_curve(facts["curve"])]
+    if facts["comparison"]:
+        sections.append(about_comparison(facts))
+    if shots:
+        sections.append(about_pictures(facts["comparison"], shots))
     if more is not None:
         sections.append(more[0])
         facts |= more[1]
-    sections += [about_layers(facts), about_running(str(file), runs_itself)]
+    sections += [about_layers(facts), usage(file, "no_pictures" not in (facts["comparison"] or {}))]
     return write_report(folder, f"{file.name}: what the bytes bought", sections, facts)
+
+
+def usage(file: Path, names_pictures: bool = True) -> Section:
+    """How to run a file, whose network may name what is in pictures if it takes them.
+
+    Raises:
+        FormatError: the file is not valid.
+        InputError: it cannot be read.
+    """
+    archive = outline(read_bytes(file), str(file))
+    names = names_pictures and archive.preprocessing is not None
+    use = "pictures" if names else "network" if archive.graph else "weights"
+    return about_running(str(file), use, bool(archive.program))
+
+
+def _compared(file: Path, beside: Beside, reporter: Reporter) -> tuple[dict[str, Any], Sequence[Shot]]:
+    """Both networks on the same examples, and the pictures to show: none of networks that name no pictures."""
+    archive, original, examples = open_archive(file), beside.original, beside.examples
+    told = {"against": beside.name, "bytes_original": beside.bytes, "which": beside.which}
+    reason = why_not(original, examples, beside.outputs)
+    if reason is None:
+        pictures = [example for example in examples if not isinstance(example, Mapping)]
+        with reporter.progress(len(pictures), "report") as advance:
+            found = compared(original, archive, (beside.name, file.name), pictures, beside.truth, advance)
+        return {**told, **found.told()}, found.shots
+    with reporter.progress(sum(1 for _ in groups(examples, original, 1)), "report") as advance:
+        ours, theirs = compare([original, archive], batches(examples, original, 1), beside.outputs, advance)
+    times = {"milliseconds": theirs[0].milliseconds, "milliseconds_original": ours[0].milliseconds}
+    return {**told, **times, "no_pictures": reason, "outputs": [asdict(output) for output in theirs]}, ()

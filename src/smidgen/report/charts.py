@@ -51,9 +51,9 @@ def trade_off(dots: Sequence[Dot], what: str) -> str:
         place = f'cx="{x(dot.bytes):.1f}" cy="{y(dot.loss):.1f}" r="{radius}"'
         parts.append(f'<circle class="{kind}" {place}><title>{told}</title></circle>')
         if dot.name:
-            # above and to the right there is room beside a curve that falls
-            anchor, shift = ("end", -12) if x(dot.bytes) > WIDTH - 120 else ("start", 12)
-            where = f'x="{x(dot.bytes) + shift:.1f}" y="{y(dot.loss) - 8:.1f}" text-anchor="{anchor}"'
+            # below and to the left of a curve that falls there is room
+            anchor, across, down = ("end", -10, 18) if x(dot.bytes) > LEFT + 110 else ("start", 12, -8)
+            where = f'x="{x(dot.bytes) + across:.1f}" y="{y(dot.loss) + down:.1f}" text-anchor="{anchor}"'
             parts.append(f'<text class="name" {where}>{escape(dot.name)}</text>')
     parts.append(_axes("bytes", what))
     least, most = dots[0], dots[-1]
@@ -140,12 +140,8 @@ def _logarithmic(values: Sequence[float], start: float, end: float) -> Callable[
 
 
 def _ticks(values: Sequence[float], scale: Callable[[float], float], horizontal: bool) -> str:
-    """Round numbers along an axis: 1, 2 and 5 of each power of ten, or the ends where there are too few of them."""
-    low, high = min(values), max(values)
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    round_ones = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    found = [value for value in round_ones if low <= value <= high]
-    found = found if len(found) >= 2 else sorted({low, high})
+    """Round numbers along an axis, or the ends where there are none."""
+    found = _round_ones(min(values), max(values)) or sorted({min(values), max(values)})
     if not horizontal:
         return "".join(_rule(scale(value), f"{value:.3g}") for value in found)
     return "".join(
@@ -153,6 +149,22 @@ def _ticks(values: Sequence[float], scale: Callable[[float], float], horizontal:
         f'<text x="{scale(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_size(value)}</text>'
         for value in found
     )
+
+
+def _round_ones(low: float, high: float) -> list[float]:
+    """Two to seven round numbers: powers of ten, or with more digits where those are too few; none if all are too few.
+
+    Example:
+        >>> _round_ones(345e3, 469e3), _round_ones(0.004, 2.0), _round_ones(1e-9, 3e-3)
+        ([350000.0, 400000.0, 450000.0], [0.01, 0.1, 1.0], [1e-09, 1e-08, 1e-07, 1e-06, 1e-05, 0.0001, 0.001])
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 2, 5), tuple(range(1, 10)), tuple(half / 2 for half in range(2, 20))):
+        found = [float(f"{digit}e{power}") for power in powers for digit in digits]
+        found = [value for value in found if low <= value <= high]
+        if len(found) >= 2:
+            return found[:: -(-len(found) // 7)]
+    return []
 
 
 def _size(count: float) -> str:

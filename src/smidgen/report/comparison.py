@@ -1,8 +1,8 @@
-"""Two networks on the same pictures: figures, and the pictures whose answer changed."""
+"""Two networks on the same examples: figures, and of pictures those whose answer changed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from smidgen.archive import Archive, Label
+from smidgen.examples import Item, batches, inputs_of
 from smidgen.report.document import Shot
 from smidgen.run.evaluate import Evaluation, evaluate, latency
+from smidgen.run.outputs import outputs_of
 from smidgen.run.pictures import open_image
+from smidgen.run.session import Engine
 
 __all__ = ["Comparison", "Picture", "compared", "small", "why_not"]
 
@@ -37,6 +40,8 @@ class Comparison:
         milliseconds: of the file's own program for one picture, on one thread; None if it has none.
         milliseconds_original: of the original in ONNX Runtime, in float32, on one thread, in the same rounds.
         changed: how many pictures were given another answer.
+        lost: how many of these the original named right; None if what they are is unknown.
+        gained: how many of these the file names right.
         shots: some of these, those of which the original was surest; or if there are none, some that did not change.
     """
 
@@ -46,6 +51,8 @@ class Comparison:
     milliseconds: float | None
     milliseconds_original: float
     changed: int
+    lost: int | None
+    gained: int | None
     shots: tuple[Shot, ...]
 
     def told(self) -> dict[str, Any]:
@@ -58,6 +65,8 @@ class Comparison:
             "milliseconds": self.milliseconds,
             "milliseconds_original": self.milliseconds_original,
             "changed": self.changed,
+            "lost": self.lost,
+            "gained": self.gained,
             "shown": shown,
         }
 
@@ -112,7 +121,8 @@ def compared(
     mine, theirs = None, results[0].milliseconds
     if file.program:
         theirs, mine = latency([runners[0], file.runner(1, "native")], pictures[:TIMED], ROUNDS)
-    return Comparison(names[0], results[0], results[1], mine, theirs, len(changed), tuple(shots))
+    lost, gained = (None if truth is None else sum(found[n][0] == truth[n] for n in changed) for found in answers)
+    return Comparison(names[0], results[0], results[1], mine, theirs, len(changed), lost, gained, tuple(shots))
 
 
 def _class(labels: Sequence[Label], index: int) -> str:
@@ -132,15 +142,28 @@ def small(picture: Picture) -> bytes:
     return stream.getvalue()
 
 
-def why_not(archive: Archive) -> str | None:
-    """Why a network cannot be shown on pictures, or None if it can."""
-    import onnx
+def why_not(archive: Archive, examples: Sequence[Item], kind: str | None = None) -> str | None:
+    """Why what a network says of examples cannot be shown on pictures, or None if it can.
 
-    graph = onnx.load_from_string(archive.graph).graph if archive.graph else None
-    if graph is None or not graph.output:
-        return "The file holds weights and no network."
-    if archive.preprocessing is None:
-        return "The network's input is no picture, or how pictures become its input is not known."
-    if len(graph.input) != 1 or len(graph.output) != 1:
-        return "The network has more than one input or output."
+    Args:
+        archive: the network.
+        examples: at least one.
+        kind: what its first output is, if it is known better than ``outputs_of`` finds out.
+
+    Raises:
+        ModelError: the network cannot be run.
+    """
+    if isinstance(examples[0], Mapping):
+        return "The network was given arrays, no pictures."
+    model = archive.onnx()
+    if len(model.graph.output) != 1:
+        return f"The network has {len(model.graph.output)} outputs."
+    if inputs_of(archive)[0].dtype != np.float32:
+        return f"The network takes {inputs_of(archive)[0].dtype}."
+    (answer,) = Engine(model)(next(batches(examples[:1], archive, 1)))
+    (output,) = outputs_of(model, [answer], bool(archive.labels), kind)
+    if output.kind not in ("scores", "probabilities"):
+        return f"The network gives {output.kind}, no scores of classes."
+    if answer.size != answer.shape[0] * answer.shape[output.axis]:
+        return "The network gives more than one answer for each picture."
     return None

@@ -100,8 +100,7 @@ def _cell(column: Column, cell: str | float, place: int) -> str:
         width = f"{100 * cell:.1f}"
         return (
             '<td class="bar"><svg viewBox="0 0 100 8" width="100" height="8" aria-hidden="true">'
-            '<rect class="ground" width="100" height="8" rx="2"/>'
-            f'<rect class="mark" width="{width}" height="8" rx="2"/></svg></td>'
+            f'<rect class="mark" width="{width}" height="8" rx="1"/></svg></td>'
         )
     return f'<td class="{column.kind}">{escape(cell)}</td>'
 

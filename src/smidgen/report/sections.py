@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from smidgen.report.charts import Dot, courses, histogram, trade_off
-from smidgen.report.comparison import Comparison
-from smidgen.report.document import Chart, Column, Commands, Figures, Part, Pictures, Section, Table, Text
+from smidgen.report.document import Chart, Column, Commands, Figures, Part, Pictures, Section, Shot, Table, Text
 
 __all__ = [
+    "DIVERGENCE",
     "about_comparison",
     "about_curve",
     "about_epochs",
     "about_file",
     "about_layers",
+    "about_pictures",
     "about_points",
     "about_running",
     "about_stages",
@@ -22,26 +24,66 @@ __all__ = [
 
 Facts = Mapping[str, Any]
 
+DIVERGENCE = "divergence from the original"
+"""What the charts of sizes show against bytes."""
 
-def about_file(facts: Facts, verdict: str | None = None, asked: str | None = None) -> Section:
+COMPILED = (
+    "gcc -O3 -s -std=c99 -ffp-contract=off -ffunction-sections -fno-jump-tables -Wl,--gc-sections -Icore "
+    "-o recognize examples/c/recognize.c core/src/*.c"
+)
+"""As in ``examples/c/README.md``."""
+
+
+def about_file(facts: Facts) -> Section:
     """What was asked for, what was reached, and the figures that count."""
-    weights, size = facts["weights"], facts["bytes"]
-    figures = Figures(
-        [
-            ("bytes", f"{size:,}"),
-            ("times smaller than float32", f"{facts['original_bytes'] / max(1, size):.1f}"),
-            ("bits for each weight", f"{8 * size / max(1, weights):.2f}"),
-            ("weights", f"{weights:,}"),
-        ]
-    )
+    weights, size, asked, verdict = facts["weights"], facts["bytes"], facts.get("asked"), facts.get("verdict")
+    figures = [
+        ("bytes", f"{size:,}"),
+        ("times smaller than float32", f"{facts['original_bytes'] / max(1, size):.1f}"),
+        ("bits for each weight", f"{8 * size / max(1, weights):.2f}"),
+        ("weights", f"{weights:,}"),
+        *_fidelity(facts),
+    ]
     said = [Text(f"Asked for: {asked}.")] if asked else []
     said += [Text(f"{verdict[:1].upper()}{verdict[1:]}.")] if verdict else []
     return Section(
-        "What was asked and what was reached" if said else "The file", [*said, figures, Text(facts["running"])]
+        "What was asked and what was reached" if said else "The file",
+        [*said, Figures(figures), Text(facts["running"])],
     )
 
 
-DIVERGENCE = "divergence, nats"
+def _fidelity(facts: Facts) -> list[tuple[str, str]]:
+    """How near the file is to the original: as it was measured for this report, else when it was made."""
+    found, best = facts.get("comparison"), [point for point in facts.get("curve") or [] if point["best"]]
+    if found and "outputs" in found:
+        output = found["outputs"][0]
+        return [(DIVERGENCE, _small(output["divergence"])), _alike(output)]
+    if found:
+        file, original = found["file"], found["original"]
+        figures = [(DIVERGENCE, _small(file["kl"])), ("same answer as the original", f"{file['agreement']:.1f} %")]
+        if file["top1"] is not None:
+            figures.append((f"top-1; the original's is {original['top1']:.1f} %", f"{file['top1']:.1f} %"))
+        return figures
+    if best:
+        told = (f"{DIVERGENCE}, when it was made", _small(best[0]["kl"]))
+        return [told, ("agreement with the original then", f"{best[0]['agreement']:.1f} %")]
+    return []
+
+
+def _small(number: float) -> str:
+    """A number that may be very small.
+
+    Example:
+        >>> _small(0.0123), _small(0.0000123), _small(0.0)
+        ('0.0123', '1.2e-05', '0')
+    """
+    return f"{number:.4f}" if number >= 0.001 else f"{number:.2g}"
+
+
+def _alike(output: Facts) -> tuple[str, str]:
+    if output["kind"] == "values":
+        return "cosine", f"{output['agreement'] / 100:.4f}"
+    return "same answer as the original", f"{output['agreement']:.1f} %"
 
 
 def about_curve(points: Sequence[Facts] | None) -> list[Section]:
@@ -89,63 +131,120 @@ def about_layers(facts: Facts) -> Section:
     return Section("Where the bytes are", parts)
 
 
-def about_comparison(found: Comparison, name: str, which: str) -> list[Section]:
-    """The original beside the file, and the pictures whose answer changed."""
-    original, file = found.original, found.file
-    labelled = original.top1 is not None
-    columns = [Column("Network"), *([Column("Top-1", "number"), Column("Top-5", "number")] * labelled)]
+def about_comparison(facts: Facts) -> Section:
+    """The original beside the file, on the same examples."""
+    found = facts["comparison"]
+    if "outputs" in found:
+        return _about_outputs(facts, found)
+    original, file = found["original"], found["file"]
+    labelled = original["top1"] is not None
+    columns = [Column("Network"), Column("Bytes", "number")]
+    columns += [Column(title, "number") for title in ("Top-1", "Top-5")] * labelled
     columns += [Column(title, "number") for title in ("Same answer", "Divergence", "Milliseconds")]
+    itself = found["milliseconds"] is not None
     rows = []
-    times = (found.milliseconds_original, found.milliseconds if found.milliseconds is not None else file.milliseconds)
-    for title, result, time in zip((found.against, name), (original, file), times, strict=True):
-        right = [f"{result.top1:.2f} %", f"{result.top5:.2f} %"] if labelled else []
-        rows.append([title, *right, f"{result.agreement:.2f} %", f"{result.kl:.4f}", f"{time:.1f}"])
+    for name, size, result, time in (
+        (found["against"], _size_of_original(facts), original, found["milliseconds_original"]),
+        (facts["file"], facts["bytes"], file, found["milliseconds"] if itself else file["milliseconds"]),
+    ):
+        right = [f"{result['top1']:.2f} %", f"{result['top5']:.2f} %"] if labelled else []
+        rows.append([name, f"{size:,}", *right, f"{result['agreement']:.2f} %", _small(result["kl"]), f"{time:.3g}"])
     engine = (
         "of the original in ONNX Runtime in float32 and of the file in integers by its own program"
-        if found.milliseconds is not None
+        if itself
         else "of both in ONNX Runtime in float32"
     )
     told = (
-        f"{original.pictures:,} {which}. What is judged are the weights, in float32; times are {engine}, for one "
-        "picture on one thread."
+        f"Judged on {file['pictures']:,} {found['which']}. What is judged are the weights, in float32; divergence is "
+        f"that of Kullback and Leibler in nats, from the original's answers. Times are {engine}, for one picture on "
+        f"one thread. {_whose_bytes(found)}"
     )
-    if found.changed:
-        part = f"{found.changed:,} of {original.pictures:,} pictures are given another answer than before"
-        shown = (
-            ""
-            if len(found.shots) == found.changed
-            else f"; these are the {len(found.shots)} of which the original was surest"
-        )
-        text = Text(f"{part}{shown}.")
-    else:
-        text = Text(
-            f"None of the {original.pictures:,} pictures is given another answer than before; these are some of them."
-        )
-    return [
-        Section("Beside the original", [Table("Both networks on the same pictures", columns, rows), Text(told)]),
-        Section("Pictures whose answer changed", [text, Pictures(found.shots)]),
-    ]
+    return Section("Beside the original", [Table("Both networks on the same pictures", columns, rows), Text(told)])
 
 
-def about_running(file: str, runs_itself: bool) -> Section:
-    """How to use the file."""
-    lines = [
-        f"smidgen recognize {file} cat.jpg",
-        f"smidgen serve {file}" if runs_itself else "",
-        f"smidgen export {file} --to web -o site/" if runs_itself else "",
-        f"smidgen export {file} --to onnx -o network.onnx",
+def _about_outputs(facts: Facts, found: Facts) -> Section:
+    columns = [Column("Output"), Column("What it is")]
+    columns += [Column(t, "number") for t in ("Divergence", "Alike", "Relative error", "Largest error")]
+    rows = [
+        [
+            *(output["output"], output["kind"], _small(output["divergence"]), _alike(output)[1]),
+            *(_small(output["relative_error"]), _small(output["largest_error"])),
+        ]
+        for output in found["outputs"]
     ]
-    python = f"import smidgen\n\nrunner = smidgen.open({file!r}).runner()\nprint(runner.recognize('cat.jpg'))"
+    kinds = (
+        "Divergence is KL in nats, of values half the squared error relative to the square; alike are answers of the "
+        "same class or the same side of one half, of values it is the cosine."
+    )
+    told = (
+        f"Judged on {found['outputs'][0]['examples']:,} {found['which']}. {found['against']} has "
+        f"{_size_of_original(facts):,} bytes and takes {found['milliseconds_original']:.3g} milliseconds for one "
+        f"example, {facts['file']} {facts['bytes']:,} and {found['milliseconds']:.3g}, both in ONNX Runtime in "
+        f"float32. {_whose_bytes(found)}"
+    )
     parts: list[Part] = [
-        Commands("\n".join(line for line in lines if line), "Commands"),
-        Text("In Python, without PyTorch:"),
-        Commands(python, "Python"),
+        Table("How far the file's answers are from the original's", columns, rows),
+        Text(kinds),
+        Text(told),
     ]
-    if runs_itself:
-        parts.append(
-            Text("Without Python: examples/c/recognize.c of smidgen's sources, a program of less than 200 KB.")
+    return Section("Beside the original", [*parts, Text(f"No pictures are shown: {found['no_pictures']}")])
+
+
+def _size_of_original(facts: Facts) -> int:
+    size = facts["comparison"]["bytes_original"]
+    return int(facts["original_bytes"] if size is None else size)
+
+
+def _whose_bytes(found: Facts) -> str:
+    return "Bytes of the original are those of its weights in float32." if found["bytes_original"] is None else ""
+
+
+def about_pictures(found: Facts, shots: Sequence[Shot]) -> Section:
+    """The pictures that are given another answer, or if there are none, some that are not."""
+    count, changed = found["file"]["pictures"], found["changed"]
+    if not changed:
+        told = f"None of the {count:,} pictures is given another answer than before; these are some of them."
+        return Section("Pictures whose answer changed", [Text(told), Pictures(shots)])
+    told = f"{changed:,} of {count:,} pictures are given another answer than before"
+    if found["lost"] is not None:
+        wrong = changed - found["lost"] - found["gained"]
+        told += f": {found['lost']:,} were right, {found['gained']:,} are right now, {wrong:,} are wrong either way"
+    if len(shots) < changed:
+        told += f". These are the {len(shots)} of which the original was surest"
+    return Section("Pictures whose answer changed", [Text(f"{told}."), Pictures(shots)])
+
+
+def about_running(file: str, use: str, runs_itself: bool = False) -> Section:
+    """How to use a file.
+
+    Args:
+        file: its path.
+        use: "pictures" if its network names what is in them, "network" if it does not, "weights" if there is none.
+        runs_itself: whether there is a program.
+    """
+    named, opened = shlex.quote(file), f"smidgen.open({file!r})"
+    if use == "weights":
+        return _usage(
+            f"smidgen export {named} --to safetensors -o weights.safetensors", f"weights = {opened}.weights()"
         )
-    return Section("How to run it", parts)
+    onnx = f"smidgen export {named} --to onnx -o network.onnx"
+    if use == "network":
+        return _usage(onnx, f"model = {opened}.onnx()  # for onnxruntime.InferenceSession(model.SerializeToString())")
+    recognize = f"smidgen recognize {named} cat.jpg\nsmidgen serve {named}  # a page in the browser\n{onnx}"
+    more: list[Part] = []
+    if runs_itself:
+        more = [
+            Text("From any host of static files, in the visitor's browser:"),
+            Commands(f"smidgen export {named} --to web -o site/", "Browser"),
+            Text("Without Python, in the folder of smidgen's sources; a program of less than 200 KB:"),
+            Commands(f"{COMPILED}\n./recognize {named} cat.ppm", "C"),
+        ]
+    return _usage(recognize, f"runner = {opened}.runner()\nprint(runner.recognize('cat.jpg'))", more)
+
+
+def _usage(commands: str, python: str, more: Sequence[Part] = ()) -> Section:
+    parts: list[Part] = [Commands(commands, "Commands"), Text("In Python, without PyTorch:")]
+    return Section("How to run it", [*parts, Commands(f"import smidgen\n\n{python}", "Python"), *more])
 
 
 def about_points(rows: Sequence[Facts]) -> list[Section]:
