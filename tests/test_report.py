@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 from hypothesis import given
@@ -21,11 +24,13 @@ import smidgen
 from smidgen.archive import Archive, Label
 from smidgen.cli import cli
 from smidgen.file import write
+from smidgen.pipeline import squeeze_to_budget
+from smidgen.report import comparison
 from smidgen.report.charts import Dot, courses, histogram, trade_off
 from smidgen.report.document import Column, Section, Table, Text, document
 from smidgen.run.pictures import find_pictures
 
-EMPTY = ("br", "img", "link", "meta")
+EMPTY = ("br", "img", "link", "meta", "wbr")
 
 
 class Checked(HTMLParser):
@@ -36,6 +41,7 @@ class Checked(HTMLParser):
         self.open: list[str] = []
         self.seen: list[str] = []
         self.loaded: list[str] = []
+        self.text = ""
         self.feed(text)
         self.close()
         assert self.open == []
@@ -52,6 +58,9 @@ class Checked(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def harmless(text: str) -> Checked:
@@ -100,10 +109,9 @@ def test_a_file_alone(file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     text = (tmp_path / "r" / "report.html").read_text()
     facts = json.loads((tmp_path / "r" / "report.json").read_text())
-    harmless(text)
     assert facts["bytes"] == file.stat().st_size
     for shown in (f"{file.stat().st_size:,}", *(tensor["name"] for tensor in facts["tensors"]), "recognize"):
-        assert shown in text
+        assert shown in harmless(text).text
     assert facts["comparison"] is None
     assert re.findall(r"<(h[1-6])>", text) == ["h1", "h2", "h2", "h2"]
 
@@ -129,8 +137,12 @@ def test_the_pictures_whose_answer_changed_are_those(photos: Path, tmp_path: Pat
             "original.smidgen": f"{one.label.name}, {100 * one.score:.0f} %",
             "net.smidgen": f"{other.label.name}, {100 * other.score:.0f} %",
         }
-        assert name in text
+        assert name in harmless(text).text
     assert len(harmless(text).loaded) == len(shown)
+    assert f"{len(changed)} of 30 pictures are given another answer than before" in text
+    assert told["bytes_original"] == original.stat().st_size
+    assert f"{original.stat().st_size:,}" in text
+    assert (told["lost"], told["gained"]) == (None, None)
     assert told["file"]["agreement"] == pytest.approx(100 * (1 - len(changed) / 30))
 
 
@@ -152,18 +164,78 @@ def test_classes_give_top_1(file: Path, photos: Path, tmp_path: Path) -> None:
         folder = photos / labels[number % 2].id
         folder.mkdir(exist_ok=True)
         path.rename(folder / path.name)
-    run("report", file, "--against", file, "--data", photos, "-o", tmp_path / "r")
+    one, other = two_networks(photos)
+    one.save(file)
+    other.save(tmp_path / "other.smidgen")
+    run("report", tmp_path / "other.smidgen", "--against", file, "--data", photos, "-o", tmp_path / "r")
     told = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]
-    assert told["original"]["top1"] is not None
-    assert told["shown"][0]["truth"] == labels[0].name
-    assert "Top-1" in (tmp_path / "r" / "report.html").read_text()
+    assert told["shown"][0]["truth"] in (labels[0].name, labels[1].name)
+    # what was lost and gained is the difference of both
+    right = [told[which]["top1"] * 30 / 100 for which in ("original", "file")]
+    assert right[1] - right[0] == pytest.approx(told["gained"] - told["lost"])
+    assert 0 < told["lost"] + told["gained"] <= told["changed"]
+    text = harmless((tmp_path / "r" / "report.html").read_text()).text
+    assert f"{told['lost']} were right, {told['gained']} are right now" in text
+    assert "Top-1" in text
 
 
-def test_the_same_file_gives_the_same_page(file: Path, tmp_path: Path) -> None:
-    for folder in ("one", "two"):
-        run("report", file, "-o", tmp_path / folder)
-    for name in ("report.html", "report.json"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+def test_the_same_file_gives_the_same_page_but_for_times(
+    file: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "latency", lambda runners, *_: [1.0] * len(runners))
+    monkeypatch.setattr("smidgen.run.evaluate.latency", lambda runners, *_: [2.0] * len(runners))
+    for more in ((), ("--against", file, "--data", photos)):
+        for folder in ("one", "two"):
+            assert run("report", file, *more, "-o", tmp_path / folder).exit_code == 0
+        for name in ("report.html", "report.json"):
+            assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def ending(last: str, shape: list[object]) -> Archive:
+    """The network of ``program_archive`` up to where its classes are summed up, and then another end."""
+    archive = program_archive()
+    model = onnx.load_from_string(archive.graph)
+    del model.graph.node[-2:]
+    model.graph.node.append(onnx.helper.make_node(last, ["k"], ["scores"]))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("scores", onnx.TensorProto.FLOAT, shape))
+    return replace(archive, graph=model.SerializeToString(), program=b"")
+
+
+@pytest.mark.parametrize(
+    ("last", "shape", "labelled", "reason"),
+    [
+        ("Identity", ["n", 10, 7, 7], True, "more than one answer for each picture"),
+        ("Sigmoid", ["n", 10, 7, 7], False, "gives chances, no scores of classes"),
+        ("Tanh", ["n", 10, 7, 7], False, "gives values, no scores of classes"),
+    ],
+)
+def test_networks_that_name_no_pictures_are_compared_without_them(
+    last: str, shape: list[object], labelled: bool, reason: str, photos: Path, tmp_path: Path
+) -> None:
+    archive = ending(last, shape)
+    original = replace(archive, labels=archive.labels if labelled else ())
+    original.save(tmp_path / "original.smidgen")
+    with_more(original, "last.bias", 0.25).save(tmp_path / "net.smidgen")
+    arguments = ("--against", tmp_path / "original.smidgen", "--data", photos, "--pictures", 5)
+    done = run("report", tmp_path / "net.smidgen", *arguments, "-o", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    told = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]
+    checked = harmless((tmp_path / "r" / "report.html").read_text())
+    assert reason in told["no_pictures"]
+    assert told["no_pictures"] in checked.text
+    assert (told["outputs"][0]["output"], told["outputs"][0]["examples"]) == ("scores", 5)
+    assert told["outputs"][0]["largest_error"] > 0
+    assert "img" not in checked.seen
+    assert "recognize" not in checked.text
+
+
+def test_inputs_that_are_no_pictures_are_compared(file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", image=np.random.default_rng(0).normal(0, 1, (9, 3, 32, 32)).astype(np.float32))
+    run("report", file, "--against", file, "--data", tmp_path / "in.npz", "-o", tmp_path / "r")
+    told = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]
+    assert told["which"].startswith("inputs of ")
+    assert [(one["kind"], one["examples"], one["agreement"]) for one in told["outputs"]] == [("scores", 9, 100.0)]
+    assert "given arrays, no pictures" in harmless((tmp_path / "r" / "report.html").read_text()).text
 
 
 def test_names_are_text(tmp_path: Path, photos: Path) -> None:
@@ -219,6 +291,30 @@ def test_compress_reports_on_what_it_held_out(photos: Path, tmp_path: Path) -> N
     assert "What was asked and what was reached" in (tmp_path / "r" / "report.html").read_text()
 
 
+def test_what_was_not_reached_is_reported(photos: Path, tmp_path: Path) -> None:
+    original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
+    program_archive().save(original)
+    done = run("compress", original, "--data", photos, "--size", 200, "-o", out, "--report", tmp_path / "r")
+    assert done.exit_code == 1
+    assert "Not reached: 200 bytes" in harmless((tmp_path / "r" / "report.html").read_text()).text
+
+
+def test_an_interrupted_search_is_reported(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
+    program_archive().save(original)
+
+    def stopped(*arguments: Any, **more: Any) -> None:
+        squeeze_to_budget(*arguments, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("smidgen.pipeline.squeeze_to_budget", stopped)
+    run("compress", original, "--data", photos, "--size", 4000, "-o", out, "--report", tmp_path / "r")
+    facts = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert facts["verdict"].startswith("interrupted: ")
+    assert facts["bytes"] == out.stat().st_size
+    assert facts["comparison"]["file"]["pictures"] == 6
+
+
 def test_compress_by_a_plan_reports_too(tmp_path: Path) -> None:
     original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
     program_archive().save(original)
@@ -226,6 +322,25 @@ def test_compress_by_a_plan_reports_too(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     facts = json.loads((tmp_path / "r" / "report.json").read_text())
     assert (facts["asked"], facts["comparison"]) == ("the plan lossless", None)
+
+
+def test_weights_alone_are_reported(tmp_path: Path) -> None:
+    out = tmp_path / "small.smidgen"
+    (tmp_path / "w.safetensors").write_bytes(program_archive().safetensors())
+    done = run("compress", tmp_path / "w.safetensors", "--plan", "lossless", "-o", out, "--report", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    text = harmless((tmp_path / "r" / "report.html").read_text()).text
+    assert f"smidgen export {out} --to safetensors" in text
+    assert "recognize" not in text
+
+
+def test_commands_can_be_typed(tmp_path: Path) -> None:
+    path = tmp_path / "my net's.smidgen"
+    program_archive().save(path)
+    run("report", path, "-o", tmp_path / "r")
+    commands = re.search(r"<code>(.*)", (tmp_path / "r" / "report.html").read_text())
+    assert commands
+    assert shlex.split(unescape(commands[1])) == ["smidgen", "recognize", str(path), "cat.jpg"]
 
 
 def test_a_sweep_is_reported(photos: Path, tmp_path: Path) -> None:
@@ -236,6 +351,5 @@ def test_a_sweep_is_reported(photos: Path, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "report.html").exists(), done.output
     text = (tmp_path / "r" / "report.html").read_text()
     facts = json.loads((tmp_path / "r" / "report.json").read_text())
-    harmless(text)
     assert len(facts["points"]) == 2
-    assert all(point["name"] in text for point in facts["points"])
+    assert all(point["name"] in harmless(text).text for point in facts["points"])

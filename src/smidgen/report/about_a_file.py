@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from smidgen.archive import Archive, open_archive, read_bytes
 from smidgen.examples import Item, batches, groups
 from smidgen.facts import curve_beside, facts_of
@@ -104,7 +106,8 @@ def usage(file: Path, names_pictures: bool = True) -> Section:
     """
     archive = outline(read_bytes(file), str(file))
     names = names_pictures and archive.preprocessing is not None
-    use = "pictures" if names else "network" if archive.graph else "weights"
+    runs = bool(onnx.load_from_string(archive.graph).graph.output)
+    use = "pictures" if names else "network" if runs else "weights"
     return about_running(str(file), use, bool(archive.program))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ def _head(column: Column) -> str:
 
 def _cell(column: Column, cell: str | float, place: int) -> str:
     if place == 0:
-        return f'<th scope="row">{escape(str(cell))}</th>'
+        return f'<th scope="row">{_name(str(cell))}</th>'
     if column.kind == "svg":
         return f"<td>{cell}</td>"
     if isinstance(cell, float):
@@ -103,6 +104,16 @@ def _cell(column: Column, cell: str | float, place: int) -> str:
             f'<rect class="mark" width="{width}" height="8" rx="1"/></svg></td>'
         )
     return f'<td class="{column.kind}">{escape(cell)}</td>'
+
+
+def _name(text: str) -> str:
+    """A name, which may be broken after a dot or a stroke where there is no room for it.
+
+    Example:
+        >>> _name("a.<b>")
+        'a.<wbr>&lt;b&gt;'
+    """
+    return re.sub(r"([._/])", r"\1<wbr>", escape(text))
 
 
 @dataclass(frozen=True)
@@ -151,10 +162,14 @@ class Pictures:
 
     def _shot(self, shot: Shot) -> str:
         said = [*shot.says, *([("it is", shot.truth)] if shot.truth else [])]
-        lines = "".join(f"<dt>{escape(who)}</dt><dd>{escape(what)}</dd>" for who, what in said)
+        lines = "".join(f"<dt>{escape(who)}</dt><dd>{_percent(what)}</dd>" for who, what in said)
         address = f"data:image/jpeg;base64,{b64encode(shot.jpeg).decode()}"
-        name = escape(shot.name)
-        return f'<li><img src="{address}" alt="{name}"><p>{name}</p><dl>{lines}</dl></li>'
+        return f'<li><img src="{address}" alt="{escape(shot.name)}"><p>{_name(shot.name)}</p><dl>{lines}</dl></li>'
+
+
+def _percent(text: str) -> str:
+    """Text whose percentages are not torn apart."""
+    return escape(text).replace(" %", "&nbsp;%")
 
 
 @dataclass(frozen=True)
