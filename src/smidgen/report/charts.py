@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 __all__ = ["Dot", "courses", "histogram", "trade_off"]
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 16, 40
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 24, 40
+LETTER = 7.5
+"""Width of a letter of a name, about."""
 
 
 class Dot(NamedTuple):
@@ -38,7 +40,7 @@ def trade_off(dots: Sequence[Dot], what: str) -> str:
     """
     dots = sorted(dots)
     x = _logarithmic([dot.bytes for dot in dots], LEFT, WIDTH - RIGHT)
-    y = _logarithmic([dot.loss for dot in dots], HEIGHT - BOTTOM, TOP)
+    y = _logarithmic([dot.loss for dot in dots], HEIGHT - BOTTOM, TOP, 0.1)
     parts = [
         _ticks([dot.bytes for dot in dots], x, horizontal=True),
         _ticks([dot.loss for dot in dots], y, horizontal=False),
@@ -47,18 +49,33 @@ def trade_off(dots: Sequence[Dot], what: str) -> str:
     parts.append(_line([(x(dot.bytes), y(dot.loss)) for dot in front]))
     for dot in sorted(dots, key=lambda dot: dot.this):
         kind, radius = ("this", 8) if dot.this else ("point", 4)
-        told = escape(f"{dot.name or 'a file'}: {dot.bytes:,} bytes, {what} {dot.loss:.4f}")
+        told = escape(f"{dot.name or 'a file'}: {dot.bytes:,} bytes, {what} {dot.loss:.4g}")
         place = f'cx="{x(dot.bytes):.1f}" cy="{y(dot.loss):.1f}" r="{radius}"'
         parts.append(f'<circle class="{kind}" {place}><title>{told}</title></circle>')
-        if dot.name:
-            # below and to the left of a curve that falls there is room
-            anchor, across, down = ("end", -10, 18) if x(dot.bytes) > LEFT + 110 else ("start", 12, -8)
-            where = f'x="{x(dot.bytes) + across:.1f}" y="{y(dot.loss) + down:.1f}" text-anchor="{anchor}"'
-            parts.append(f'<text class="name" {where}>{escape(dot.name)}</text>')
+    named = sorted((dot for dot in dots if dot.name), key=lambda dot: (not dot.this, dot not in front))
+    parts.append(_names([(dot.name, x(dot.bytes), y(dot.loss), dot in front) for dot in named]))
     parts.append(_axes("bytes", what))
     least, most = dots[0], dots[-1]
     sizes = f"{len(dots)} files, {least.bytes:,} to {most.bytes:,} bytes"
-    return _svg(parts, f"{sizes}: {what} {least.loss:.4f} to {most.loss:.4f}")
+    return _svg(parts, f"{sizes}: {what} {least.loss:.4g} to {most.loss:.4g}")
+
+
+def _names(places: Sequence[tuple[str, float, float, bool]]) -> str:
+    """Names beside dots, as far as there is room: below and to the left of a curve that falls, or else above it."""
+    parts: list[str] = []
+    taken: list[tuple[float, float, float]] = []
+    for name, x, y, on_curve in places:
+        wide, below = LETTER * len(name), on_curve and x - LETTER * len(name) > LEFT
+        to_the_left = below or x + 10 + wide > WIDTH - RIGHT
+        start, height = x - 10 - wide if to_the_left else x + 10, y + 18 if below else y - 9
+        if any(start < end and other < start + wide and abs(height - line) < 14 for other, end, line in taken):
+            continue
+        taken.append((start, start + wide, height))
+        where = f'x="{x + (-10 if to_the_left else 10):.1f}" y="{height:.1f}"'
+        parts.append(
+            f'<text class="name" {where} text-anchor="{"end" if to_the_left else "start"}">{escape(name)}</text>'
+        )
+    return "".join(parts)
 
 
 def courses(values: Sequence[float], stages: Sequence[tuple[str, int]], what: str) -> str:
@@ -131,10 +148,10 @@ def _linear(least: float, most: float, start: float, end: float) -> Callable[[fl
     return lambda value: start + (end - start) * (value - least) / (most - least)
 
 
-def _logarithmic(values: Sequence[float], start: float, end: float) -> Callable[[float], float]:
-    """A scale that leaves a little room on both sides."""
+def _logarithmic(values: Sequence[float], start: float, end: float, part: float = 0.06) -> Callable[[float], float]:
+    """A scale that leaves a part free on both sides."""
     least, most = math.log(min(values)), math.log(max(values))
-    room = 0.06 * (most - least) or 0.5
+    room = part * (most - least) or 0.5
     plain = _linear(least - room, most + room, start, end)
     return lambda value: plain(math.log(value))
 

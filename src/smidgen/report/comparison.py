@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -42,7 +43,8 @@ class Comparison:
         changed: how many pictures were given another answer.
         lost: how many of these the original named right; None if what they are is unknown.
         gained: how many of these the file names right.
-        shots: some of these, those of which the original was surest; or if there are none, some that did not change.
+        shots: some of these, each change of classes once before any comes again, the original's surest first; or if
+            there are none, some that did not change.
     """
 
     against: str
@@ -104,8 +106,7 @@ def compared(
     runners = [archive.runner(1, "onnxruntime") for archive in (original, file)]
     results = evaluate(runners, pictures, truth, on_progress, note)
     changed = [place for place, (one, other) in enumerate(zip(*answers, strict=True)) if one[0] != other[0]]
-    # those of which the original was surest say most
-    shown = sorted(changed, key=lambda place: -answers[0][place][1])[:MOST] or list(range(min(FEW, len(pictures))))
+    shown = _telling(changed, *answers)[:MOST] or list(range(min(FEW, len(pictures))))
     shots = [
         Shot(
             _name(pictures[place], place),
@@ -123,6 +124,24 @@ def compared(
         theirs, mine = latency([runners[0], file.runner(1, "native")], pictures[:TIMED], ROUNDS)
     lost, gained = (None if truth is None else sum(found[n][0] == truth[n] for n in changed) for found in answers)
     return Comparison(names[0], results[0], results[1], mine, theirs, len(changed), lost, gained, tuple(shots))
+
+
+def _telling(
+    changed: Sequence[int], ours: Sequence[tuple[int, float]], theirs: Sequence[tuple[int, float]]
+) -> list[int]:
+    """Changed pictures, those that say most first: each change of classes once, then again, the surest first.
+
+    Example:
+        >>> _telling([0, 1, 3], [(7, 0.9), (7, 0.8), (2, 1.0), (5, 0.3)], [(8, 0.5), (8, 0.5), (2, 0.9), (6, 0.5)])
+        [0, 3, 1]
+    """
+    found: list[tuple[int, int]] = []
+    seen: Counter[tuple[int, int]] = Counter()
+    for place in sorted(changed, key=lambda place: -ours[place][1]):
+        change = ours[place][0], theirs[place][0]
+        seen[change] += 1
+        found.append((seen[change], place))
+    return [place for _, place in sorted(found, key=lambda one: one[0])]
 
 
 def _class(labels: Sequence[Label], index: int) -> str:

@@ -117,7 +117,7 @@ def about_layers(facts: Facts) -> Section:
                 *(f"{t['bits_per_weight']:.2f}", *([harm] * explained)),
                 histogram(t["histogram"], t["name"]) if t.get("histogram") else "",
                 f"{t['kind']} {t['levels']}" if t["levels"] else t["kind"],
-                " x ".join(map(str, t["shape"])) or "one number",
+                "x".join(map(str, t["shape"])) or "one number",
             ]
         )
     for name, size in facts["sections"].items():
@@ -210,7 +210,7 @@ def about_pictures(found: Facts, shots: Sequence[Shot]) -> Section:
         wrong = changed - found["lost"] - found["gained"]
         told += f": {found['lost']:,} were right, {found['gained']:,} are right now, {wrong:,} are wrong either way"
     if len(shots) < changed:
-        told += f". These are the {len(shots)} of which the original was surest"
+        told += f". These are {len(shots)} of them: each change once, then again, where the original was surest first"
     return Section("Pictures whose answer changed", [Text(f"{told}."), Pictures(shots)])
 
 
