@@ -28,6 +28,7 @@ from smidgen.pipeline import squeeze_to_budget
 from smidgen.report import comparison
 from smidgen.report.charts import Dot, courses, histogram, trade_off
 from smidgen.report.document import Column, Section, Table, Text, document
+from smidgen.report.sections import COMPILED
 from smidgen.run.pictures import find_pictures
 
 EMPTY = ("br", "img", "link", "meta", "wbr")
@@ -343,13 +344,48 @@ def test_commands_can_be_typed(tmp_path: Path) -> None:
     assert shlex.split(unescape(commands[1])) == ["smidgen", "recognize", str(path), "cat.jpg"]
 
 
+def test_the_command_for_c_is_that_of_the_example() -> None:
+    example = (Path(__file__).parents[1] / "examples/c/README.md").read_text()
+    assert " ".join(COMPILED.replace("\\\n", "").split()) in example
+
+
+def test_with_a_plan_folders_need_not_be_classes(photos: Path, tmp_path: Path) -> None:
+    original = tmp_path / "original.smidgen"
+    program_archive().save(original)
+    (photos / "holiday").mkdir()
+    (photos / "photo-00.jpg").rename(photos / "holiday/photo-00.jpg")
+    arguments = ("compress", original, "--plan", "int8", "--data", photos, "-o", tmp_path / "small.smidgen")
+    assert run(*arguments).exit_code == 0
+    assert "holiday" in str(run(*arguments, "--report", tmp_path / "r").exception)
+
+
 def test_a_sweep_is_reported(photos: Path, tmp_path: Path) -> None:
     original = tmp_path / "original.smidgen"
     program_archive().save(original)
-    arguments = ("--data", photos, "--size", 4000, "--plan", "int4", "--jobs", 1, "-o", tmp_path / "s")
+    arguments = (
+        "--data",
+        photos,
+        "--size",
+        4000,
+        "--size",
+        200,
+        "--plan",
+        "lossless",
+        "--jobs",
+        1,
+        "-o",
+        tmp_path / "s",
+    )
     done = run("sweep", original, *arguments, "--report", tmp_path / "r")
     assert (tmp_path / "r" / "report.html").exists(), done.output
     text = (tmp_path / "r" / "report.html").read_text()
     facts = json.loads((tmp_path / "r" / "report.json").read_text())
-    assert len(facts["points"]) == 2
-    assert all(point["name"] in harmless(text).text for point in facts["points"])
+    checked = harmless(text)
+    assert len(facts["points"]) == 3
+    assert all(point["name"] in checked.text for point in facts["points"])
+    made = [point for point in facts["points"] if not point["failed"]]
+    assert all(f"{point['bytes']:,}" in checked.text for point in made)
+    assert "to 3 targets: 2 files" in checked.text
+    assert "; 1 failed." in checked.text
+    assert f"Judged on {made[0]['judged']} examples of {photos}" in checked.text
+    assert (tmp_path / "s" / next(point["file"] for point in made)).exists()

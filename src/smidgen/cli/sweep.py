@@ -121,7 +121,7 @@ def sweep(
             raise
         interrupted, rows = True, open_rows(output)
     if report:
-        _report(report, output, rows, (model, data, pictures))
+        _report(report, output, rows, (model, data), interrupted)
     _show(output, rows, interrupted, as_json)
     if interrupted or any(row.failed for row in rows):
         raise SystemExit(1)
@@ -140,21 +140,26 @@ def _sizes(sizes: tuple[str, ...], max_drops: tuple[float, ...]) -> list[int]:
         raise click.UsageError(str(error)) from None
 
 
-def _report(folder: Path, output: Path, rows: list[Row], work: tuple[str, Path, int]) -> None:
+def _report(folder: Path, output: Path, rows: list[Row], work: tuple[str, Path], interrupted: bool) -> None:
     from smidgen.report import write_report
     from smidgen.report.about_a_file import usage
     from smidgen.report.document import Section, Text
     from smidgen.report.sections import about_points
 
-    model, data, pictures = work
+    model, data = work
     points = _points(rows)
-    best = [row for row in points if row["front"]]
-    text = f"{model} compressed to {len(rows)} targets, of which {len(best)} led to files that no other one beats."
-    judged = f"Calibrated on at most {pictures:,} of {data}, and judged on others of them."
-    sections = [Section("What was asked and what was reached", [Text(text), Text(judged)]), *about_points(points)]
+    best, failed = [row for row in points if row["front"]], sum(row.failed is not None for row in rows)
+    judged = max((row.judged or 0 for row in rows), default=0)
+    told = [
+        f"{model} was compressed to {len(rows)} targets{' before this was interrupted' if interrupted else ''}: "
+        f"{len(rows) - failed} files, of which {len(best)} are beaten by no other one; {failed} failed.",
+        f"Judged on {judged:,} examples of {data}: a fifth, at most 400, is held out from calibration; where there are "
+        "fewer than 20, all serve both.",
+    ]
+    sections = [Section("What was asked and what was reached", [Text(text) for text in told]), about_points(points)]
     if best:
         sections.append(usage(output / best[0]["file"]))
-    facts = {"model": model, "data": str(data), "points": points}
+    facts = {"model": model, "data": str(data), "interrupted": interrupted, "points": points}
     page = write_report(folder, f"{model}: size and fidelity", sections, facts)
     click.echo(f"{page}: the report", err=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,8 @@ def _report(folder: Path, recipe: str, out: Path, outcome: Outcome) -> None:
 
     told, last = outcome.described(), out / outcome.results[-1].file
     facts = facts_of(read_bytes(last), last.name, histograms=True)
-    sections = [about_stages(told), *about_epochs(told), about_file(facts), about_layers(facts)]
+    sections = [about_stages(told), *about_epochs(told)]
+    sections += [replace(about_file(facts), heading=f"The last file, {last.name}"), about_layers(facts)]
     sections.append(usage(last))
     name = Path(recipe).stem
     page = write_report(

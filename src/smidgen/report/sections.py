@@ -28,8 +28,8 @@ DIVERGENCE = "divergence from the original"
 """What the charts of sizes show against bytes."""
 
 COMPILED = (
-    "gcc -O3 -s -std=c99 -ffp-contract=off -ffunction-sections -fno-jump-tables -Wl,--gc-sections -Icore "
-    "-o recognize examples/c/recognize.c core/src/*.c"
+    "gcc -O3 -s -std=c99 -ffp-contract=off -ffunction-sections -fno-jump-tables -Wl,--gc-sections \\\n"
+    "    -Icore -o recognize examples/c/recognize.c core/src/*.c"
 )
 """As in ``examples/c/README.md``."""
 
@@ -247,7 +247,7 @@ def _usage(commands: str, python: str, more: Sequence[Part] = ()) -> Section:
     return Section("How to run it", [*parts, Commands(f"import smidgen\n\n{python}", "Python"), *more])
 
 
-def about_points(rows: Sequence[Facts]) -> list[Section]:
+def about_points(rows: Sequence[Facts]) -> Section:
     """All files of a sweep; those that no other one beats stand out."""
     dots = [Dot(r["bytes"], r["kl"], "", r["front"]) for r in rows if not r["failed"] and r["kl"]]
     parts: list[Part] = []
@@ -256,19 +256,18 @@ def about_points(rows: Sequence[Facts]) -> list[Section]:
             "Every file, by its bytes and its divergence from the original; large are those that no other one beats."
         )
         parts.append(Chart(trade_off(dots, DIVERGENCE), caption))
-    columns = [Column("File"), *(Column(t, "number") for t in ("Bytes", "Divergence", "Same answer", "Points lost"))]
+    lost = "Top-1 lost" if any(r["labelled"] for r in rows) else "Points lost"
+    columns = [Column("File"), *(Column(t, "number") for t in ("Bytes", "Divergence", "Same answer", lost))]
     cells: list[list[str | float]] = []
     for r in rows:
         if r["failed"]:
             cells.append([r["name"], "failed", "", "", ""])
         else:
-            cells.append(
-                [r["name"], f"{r['bytes']:,}", f"{r['kl']:.4f}", f"{r['agreement']:.2f} %", f"{r['lost']:.2f}"]
-            )
+            cells.append([r["name"], f"{r['bytes']:,}", _small(r["kl"]), f"{r['agreement']:.2f} %", f"{r['lost']:.2f}"])
     marked = frozenset(number for number, r in enumerate(rows) if r["front"])
     parts.append(Table("All files; those that no other one beats stand out", columns, cells, marked))
     parts += [Text(f"{r['name']} failed: {r['failed']}.") for r in rows if r["failed"]]
-    return [Section("Size and fidelity", parts)]
+    return Section("Size and fidelity", parts)
 
 
 def about_stages(told: Facts) -> Section:
