@@ -8,6 +8,7 @@ import shlex
 from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
+from os import fsdecode
 from pathlib import Path
 from typing import Any
 
@@ -244,11 +245,13 @@ def test_names_are_text(tmp_path: Path, photos: Path) -> None:
     archive = program_archive()
     labels = tuple(Label(f"id{n}", f"{n}<img src=x onerror=alert(1)>") for n in range(len(archive.labels) or 10))
     path = tmp_path / "a'<b>&.smidgen"
+    (photos / "photo-00.jpg").rename(photos / fsdecode(b"caf\xe9<i>.jpg"))  # no valid UTF-8
     path.write_bytes(write(replace(archive, labels=labels)))
     done = run("report", path, "--against", path, "--data", photos, "-o", tmp_path / "r")
     assert done.exit_code == 0, done.output
     checked = harmless((tmp_path / "r" / "report.html").read_text())
     assert checked.seen.count("img") == 6
+    assert "caf?<i>.jpg" in checked.text
     harmless(document(evil, [Section(evil, [Text(evil), Table(evil, [Column(evil)] * 2, [[evil, evil]])])]))
 
 
@@ -354,7 +357,7 @@ def test_with_a_plan_folders_need_not_be_classes(photos: Path, tmp_path: Path) -
     program_archive().save(original)
     (photos / "holiday").mkdir()
     (photos / "photo-00.jpg").rename(photos / "holiday/photo-00.jpg")
-    arguments = ("compress", original, "--plan", "int8", "--data", photos, "-o", tmp_path / "small.smidgen")
+    arguments = ("compress", original, "--plan", "lossless", "--data", photos, "-o", tmp_path / "small.smidgen")
     assert run(*arguments).exit_code == 0
     assert "holiday" in str(run(*arguments, "--report", tmp_path / "r").exception)
 

@@ -44,7 +44,8 @@ def write_report(folder: Path, title: str, sections: Sequence[Section], facts: M
         InputError: they cannot be written.
     """
     ready(folder)
-    text, told = document(title, sections), json.dumps(facts, indent=1) + "\n"
+    # names of files need not be valid text
+    page, told = document(title, sections).encode(errors="replace"), json.dumps(facts, indent=1) + "\n"
     replace_file(folder / FACTS, lambda temporary: temporary.write_text(told, encoding="utf-8"))
-    replace_file(folder / PAGE, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    replace_file(folder / PAGE, lambda temporary: temporary.write_bytes(page))
     return folder / PAGE
