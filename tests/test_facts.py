@@ -39,7 +39,9 @@ def test_bytes_add_up_and_histograms_count_every_symbol() -> None:
 def test_many_symbols_are_counted_together() -> None:
     rng = np.random.default_rng(0)
     wide = Code(rng.integers(-100, 100, (40, 50)).astype(np.int16), Affine.per_tensor(0.1))
-    told = facts_of(write(Archive(b"", {"wide": wide})), "net", histograms=True)["tensors"][0]["histogram"]
+    facts = facts_of(write(Archive(b"", {"wide": wide})), "net", histograms=True)
+    assert facts["running"].startswith("Holds weights and no network")
+    told = facts["tensors"][0]["histogram"]
     assert len(told["counts"]) <= 64
     assert told["step"] > 1
     assert sum(told["counts"]) == wide.symbols.size

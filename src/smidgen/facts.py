@@ -90,9 +90,14 @@ def _point(point: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
 
 def running(data: bytes) -> str:
     """One line on what the network of a file runs by, and if that is ONNX Runtime alone, why."""
+    import onnx
+
     from smidgen.lower import structure
 
-    if outline(data).program:
+    around = outline(data)
+    if not onnx.load_from_string(around.graph).graph.output:
+        return "Holds weights and no network: it cannot be run; export it as safetensors."
+    if around.program:
         return "Runs by itself, in integers of 8 bits; ONNX Runtime runs it, too, in float32."
     try:
         structure(read(data))

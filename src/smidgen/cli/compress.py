@@ -124,7 +124,7 @@ def _by_plan(
 ) -> None:
     from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
-    from smidgen.examples import examples_in
+    from smidgen.examples import all_in, examples_in, split
     from smidgen.file import codecs_named
     from smidgen.pipeline import with_program
     from smidgen.plan import Plan
@@ -135,7 +135,12 @@ def _by_plan(
     data, preprocessing, pictures, seed = given
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
     loaded = with_preprocessing(read_model(model), preprocessing)
-    examples = examples_in(data, loaded, pictures, seed) if data else None
+    examples = None
+    if data:  # whose classes matter to a report alone
+        if report:
+            examples = examples_in(data, loaded, pictures, seed)
+        else:
+            examples = split(all_in(data, loaded), None, pictures, seed)
     archive = compress_by_plan(loaded, plan)
     if examples:
         archive = with_program(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +54,11 @@ def serve(
     hosts = ("localhost", "127.0.0.1", "[::1]") if host in LOCAL else ("*",)
     app = application(networks, lambda: _facts(file), shown, limits, hosts)
     listening = _listen(host, port)
-    name = f"[{host}]" if ":" in host else host
+    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
     click.echo(f"http://{name}:{listening.getsockname()[1]}/  shows {file}; Ctrl-C ends it", err=True)
     options = uvicorn.Config(
         app,
-        log_level="error",
+        log_level="critical",  # what fails is answered; what is cut off at the end need not be told
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
@@ -76,6 +77,7 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
 
     from smidgen.archive import open_archive, read_bytes
     from smidgen.cli.evaluate import opened, size_of
+    from smidgen.errors import InputError
     from smidgen.file import outline
     from smidgen.preprocess import with_preprocessing
     from smidgen.run.native import cores
@@ -96,8 +98,10 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
             labels=original.labels or around.labels,
         )
         networks.append(InFloat(original, Path(against).name, size_of(against, original)))
-    for network in networks:
-        network(Image.new("RGB", (64, 64), "grey"), 1)
+    grey = Image.new("RGB", (64, 64), "grey")
+    counts = [len(network(grey, sys.maxsize).answers) for network in networks]
+    if counts[0] != counts[-1]:
+        raise InputError(f"{against}: has {counts[-1]} classes and {file} {counts[0]}; compare networks of one task")
     return networks
 
 

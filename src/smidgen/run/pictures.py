@@ -271,10 +271,15 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Upright, three channels of 8 bits; what is transparent lies on white."""
+    """Upright, three channels of 8 bits, what is transparent on white; nothing is left that would turn it again."""
+    found = _three_channels(_upright(image))
+    found.info = {}
+    return found
+
+
+def _three_channels(image: Image.Image) -> Image.Image:
     from PIL import Image
 
-    image = _upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
         return Image.fromarray(_grey16(image)).convert("RGB")
     if image.has_transparency_data:

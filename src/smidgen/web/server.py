@@ -113,13 +113,15 @@ class _Desk:
         except TimeoutError:
             raise HTTPException(408, f"the picture was not here, or not recognised, in {limits.seconds:g} s") from None
         except InputError as error:
-            raise HTTPException(400, str(error)) from None
+            raise HTTPException(400, str(error).removeprefix("the picture: ")) from None
         finally:
             self._waiting -= 1
 
     async def _content(self, request: Request) -> bytes:
         """The body, of which never more than the limit is held."""
         limit = self._limits.bytes
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(415, "this is a form; send the bytes of a picture as they are (curl --data-binary)")
         told = request.headers.get("content-length", "0")
         if not told.isdecimal() or int(told[:20]) > limit:
             raise HTTPException(413, f"the picture has more than {limit:,} bytes; make it smaller first")
@@ -178,6 +180,8 @@ def application(
 
     async def part(request: Request) -> Response:
         name = request.path_params["name"]
+        if name == "recognize":
+            raise HTTPException(405, "send the bytes of a picture with POST (curl --data-binary)", {"Allow": "POST"})
         if name not in ASSETS:
             raise HTTPException(404, f"there is no {name} here")
         return Response(asset(name), media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})

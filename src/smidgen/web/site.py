@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smidgen.archive import read_bytes
 from smidgen.errors import InputError, ModelError
-from smidgen.facts import curve_beside, facts_of
+from smidgen.facts import curve_beside, facts_of, running
 from smidgen.file import outline
 from smidgen.web.page import LOCAL_ASSETS, Shown, asset, index
 
@@ -41,7 +41,7 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
     """
     data = read_bytes(file)
     if not outline(data, str(file)).program:
-        raise ModelError(f"{file}: {facts_of(data, str(file))['running']} A browser has only what runs by itself.")
+        raise ModelError(f"{file}: a browser runs only what runs by itself. {running(data)}")
     facts = {**facts_of(data, str(file), histograms=True), "curve": curve_beside(file)}
     shown = Shown(file.name, "in this browser, 8-bit integers", len(data))
     small = {f"{SAMPLES}/{name}": content for name, content in samples.items() if name.endswith(".small.jpg")}

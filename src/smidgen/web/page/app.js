@@ -17,15 +17,21 @@ function counted(number) {
   return number.toLocaleString("en");
 }
 
-/** Takes pictures in: a card for each, at once; the answers follow. */
+/** Takes pictures in: a card for each, at once; the answers follow. Those that come together keep their order. */
 function take(files) {
-  for (const file of files) {
-    const card = made("result");
-    card.querySelector("h3").textContent = file.name || "pasted picture";
-    results.prepend(card);
-    for (const old of [...results.children].slice(MOST_SHOWN)) old.remove();
-    last = last.then(() => answer(file, card));
-  }
+  const cards = [...files].reverse().map((file) => begin(file.name || "pasted picture")).reverse();
+  [...files].forEach((file, place) => {
+    last = last.then(() => answer(file, cards[place]));
+  });
+}
+
+/** A card on top of the others. */
+function begin(name) {
+  const card = made("result");
+  card.querySelector("h3").textContent = name;
+  results.prepend(card);
+  for (const old of [...results.children].slice(MOST_SHOWN)) old.remove();
+  return card;
 }
 
 async function answer(file, card) {
@@ -71,7 +77,7 @@ function column(network, found, address) {
   const part = made("network");
   part.querySelector("h4").textContent = network.title;
   part.querySelector(".cost").textContent = [
-    `${counted(network.bytes)} bytes`, `${found.milliseconds.toFixed(1)} ms`, network.engine,
+    `${counted(network.bytes)} bytes`, `${Math.max(found.milliseconds, 0.1).toFixed(1)} ms`, network.engine,
   ].join(" · ");
   const image = part.querySelector("img");
   image.src = address;
@@ -98,7 +104,7 @@ function paint(canvas, { shape: [height, width], values }, title) {
   canvas.height = height;
   const pixels = context.createImageData(width, height);
   values.forEach((value, place) => {
-    pixels.data[4 * place + 3] = 165 * (1 - (value - least) / range);
+    pixels.data[4 * place + 3] = 140 * (1 - (value - least) / range);
   });
   context.putImageData(pixels, 0, 0);
   canvas.setAttribute("aria-label", `${title} looked mostly at the ${direction(values, height, width)}`);
@@ -153,7 +159,10 @@ function tabs() {
       other.tabIndex = other === tab ? 0 : -1;
       $(other.getAttribute("aria-controls")).hidden = other !== tab;
     }
-    if (tab.id === "file-tab") import("./file.js").then(({ tell }) => tell($("file")));
+    if (tab.id === "file-tab") {
+      const failed = () => ($("told").textContent = "What the file is made of cannot be fetched: its host is out of reach.");
+      import("./file.js").then(({ tell }) => tell($("file")), failed);
+    }
   };
   all.forEach((tab, place) => {
     tab.addEventListener("click", () => choose(tab));
@@ -176,8 +185,12 @@ function samples() {
     image.width = image.height = 88;
     button.append(image);
     button.addEventListener("click", async () => {
-      const bytes = await (await fetch(`samples/${name}.jpg`)).blob();
-      take([new File([bytes], name, { type: bytes.type })]);
+      try {
+        const bytes = await (await fetch(`samples/${name}.jpg`)).blob();
+        take([new File([bytes], name, { type: bytes.type })]);
+      } catch {
+        refuse(begin(name), "This sample cannot be fetched: its host is out of reach.");
+      }
     });
     const item = document.createElement("li");
     item.append(button);
@@ -192,6 +205,7 @@ $("summary").textContent = site.networks
 $("privacy").textContent = site.server
   ? "Pictures go to the server that you have started, and nowhere else; it keeps none."
   : "Pictures stay in this browser: the network runs here.";
+$("unready").remove();
 listen();
 tabs();
 samples();
