@@ -116,7 +116,8 @@ def _squeeze(model: Archive, pictures: Mapping[str, NDArray[np.uint8]], path: Pa
     start = time.perf_counter()
     cropped = crops({name: p for name, p in pictures.items() if name not in JUDGED_BY}, CROPS_EACH // 2, SEED)
     outcome = Outcome(Budget(size=SQUEEZED_SIZE))
-    squeeze_to_budget(model, Examples(cropped, cropped[::6]), outcome, reporter=Reporter(progress))
+    examples = Examples([crop for number, crop in enumerate(cropped) if number % 6], cropped[::6])
+    squeeze_to_budget(model, examples, outcome, reporter=Reporter(progress))
     assert outcome.archive
     size = outcome.archive.save(path)
     outcome.save_curve(Path(f"{path}.curve.json"))

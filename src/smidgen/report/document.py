@@ -14,6 +14,9 @@ __all__ = ["Chart", "Column", "Commands", "Figures", "Part", "Pictures", "Sectio
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Nothing is loaded, and nothing in the page runs."""
 
+SHORT = 20
+"""Rows of a table that stays on one page of paper."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -80,8 +83,9 @@ class Table:
             for number, row in enumerate(self.rows)
         )
         caption = escape(self.caption)
+        kind = "scroll" if len(self.rows) > SHORT else "scroll short"
         return (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
+            f'<div class="{kind}" tabindex="0" role="region" aria-label="{caption}"><table><caption>{caption}</caption>'
             f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
         )
 
