@@ -16,6 +16,7 @@ import uvicorn
 from PIL import Image
 
 from smidgen.web.networks import Network
+from smidgen.web.protocol import LimitedProtocol
 from smidgen.web.server import Limits, application
 
 
@@ -38,8 +39,14 @@ def serving(
     facts: bytes = b'{"facts": 1}',
 ) -> Iterator[int]:
     """A server that runs until the block ends; gives its port."""
-    app = application(networks, lambda: facts, samples or {}, limits)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    with serving_app(application(networks, lambda: facts, samples or {}, limits)) as port:
+        yield port
+
+
+@contextmanager
+def serving_app(app: Any) -> Iterator[int]:
+    """A server of an application."""
+    server = uvicorn.Server(uvicorn.Config(app, http=LimitedProtocol, log_level="error", access_log=False))
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

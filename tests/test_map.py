@@ -23,9 +23,9 @@ def pixels(network: Native, seed: int) -> bytes:
     return np.random.default_rng(seed).integers(0, 256, (*network.shape[2:], 3), np.uint8).tobytes()
 
 
-def linear_at_the_end() -> nn.Module:
+def linear_at_the_end(activation: nn.Module) -> nn.Module:
     """A module whose mean over all pixels goes through a linear layer; biases are large beside the weights."""
-    layers = [nn.Conv2d(3, 40, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 7)]
+    layers = [nn.Conv2d(3, 40, 3, 2), activation, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 7)]
     module = nn.Sequential(*layers)
     rng = np.random.default_rng(1)
     for parameter in module.parameters():
@@ -44,8 +44,9 @@ def test_the_mean_of_the_map_is_the_number(way: str) -> None:
     assert np.mean(found) == pytest.approx(max(numbers), rel=1e-5)
 
 
-def test_a_linear_layer_after_the_mean_is_told_by_pixels() -> None:
-    module = linear_at_the_end()
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Identity(), nn.Hardswish()])
+def test_a_linear_layer_after_the_mean_is_told_by_pixels(activation: nn.Module) -> None:
+    module = linear_at_the_end(activation)
     original = replace(from_module(module, (3, 16, 18)), preprocessing=module.preprocessing)
     rng = np.random.default_rng(2)
     seen = [rng.integers(0, 256, (16, 18, 3), np.uint8) for _ in range(9)]
@@ -60,7 +61,7 @@ def test_a_linear_layer_after_the_mean_is_told_by_pixels() -> None:
 
     kind = module.preprocessing
     picture = (np.frombuffer(given, np.uint8).reshape(16, 18, 3) - np.array(kind.mean)) / np.array(kind.std)
-    seen = torch.relu(module[0](torch.tensor(picture.transpose(2, 0, 1)[None], dtype=torch.float32)))
+    seen = module[:2](torch.tensor(picture.transpose(2, 0, 1)[None], dtype=torch.float32))
     weight, bias = (parameter[np.argmax(numbers)] for parameter in module[4].parameters())
     wanted = (torch.einsum("chw,c->hw", seen[0], weight) + bias).detach().numpy()
     spread = float(wanted.std())

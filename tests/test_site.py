@@ -52,18 +52,30 @@ def test_a_site_may_be_written_again_but_nothing_else_is_overwritten(file: Path,
     assert not (site / "samples/cat.jpg").exists()
     mine.mkdir()
     (mine / "letter.txt").write_text("dear")
+    (mine / "network.smidgen").write_text("as a site has")
     for folder in (mine, mine / "letter.txt"):
-        with pytest.raises(InputError, match="something else lies there"):
+        with pytest.raises(InputError, match=r"letter\.txt: lies where the site would be"):
             write_site(file, {}, folder)
     assert (mine / "letter.txt").read_text() == "dear"
+    (site / ".git").mkdir()
+    with pytest.raises(InputError, match=r"\.git: lies where"):
+        write_site(file, {}, site)
+    (site / ".git").rmdir()
+    (tmp_path / "link").symlink_to(site)
+    write_site(file, {"dog.jpg": b"2"}, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (site / "samples/dog.jpg").exists()
     with pytest.raises(InputError, match="cannot be written"):
         write_site(file, {}, tmp_path / "none/site")
-    assert {path.name for path in tmp_path.iterdir()} == {"net.smidgen", "site", "mine"}
+    assert {path.name for path in tmp_path.iterdir()} == {"net.smidgen", "site", "mine", "link"}
 
 
 def test_a_browser_has_only_what_runs_by_itself(tmp_path: Path) -> None:
     replace(program_archive(), program=b"").save(tmp_path / "net.smidgen")
     with pytest.raises(ModelError, match="Runs by ONNX Runtime only"):
+        write_site(tmp_path / "net.smidgen", {}, tmp_path / "site")
+    replace(program_archive(), preprocessing=None).save(tmp_path / "net.smidgen")
+    with pytest.raises(ModelError, match="how a picture becomes"):
         write_site(tmp_path / "net.smidgen", {}, tmp_path / "site")
 
 

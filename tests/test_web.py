@@ -22,17 +22,18 @@ import onnx
 import pytest
 from native import program_archive
 from PIL import Image
-from serving import asked, picture, serving
+from serving import asked, picture, serving, serving_app
 
 from smidgen.archive import Label
 from smidgen.errors import InputError, ModelError
 from smidgen.file import write
 from smidgen.run.pictures import open_image
 from smidgen.run.recognizer import open_recognizer
+from smidgen.web import protocol
 from smidgen.web.networks import InCore, InFloat, Network, Recognition
 from smidgen.web.page import Shown, index
 from smidgen.web.samples import samples_in, samples_of_packages
-from smidgen.web.server import HEADERS, Limits
+from smidgen.web.server import HEADERS, Limits, application
 
 DATA = write(program_archive())
 
@@ -216,6 +217,82 @@ def test_slow_uploads_and_slow_networks_are_given_up() -> None:
         assert asked(port, "/recognize", picture()).status == 408
 
 
+def connected(port: int, sent: bytes = b"") -> socket.socket:
+    caller = socket.create_connection(("127.0.0.1", port), timeout=10)
+    caller.sendall(sent)
+    return caller
+
+
+def test_who_sends_no_request_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "SECONDS", 0.3)
+    with serving([in_core()]) as port:
+        for sent in (b"", b"GET / HTTP/1.1\r\nHost: local", b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\nGET /app.js"):
+            with connected(port, sent) as caller:
+                received = b"".join(iter(lambda: caller.recv(100_000), b""))
+            assert received.startswith(b"HTTP/1.1 200" if b"\r\n\r\n" in sent else b"")
+            assert received.count(b"HTTP/1.1") == sent.count(b"\r\n\r\n")
+
+
+def test_a_head_without_end_is_cut_off(port: int) -> None:
+    lines = b"".join(b"X-%d: %s\r\n" % (number, bytes([65]) * 1000) for number in range(20_000))
+    with connected(port, b"GET / HTTP/1.1\r\n") as caller, pytest.raises((BrokenPipeError, ConnectionResetError)):
+        caller.sendall(lines)
+    assert asked(port).status == 200
+
+
+def test_uploads_that_do_not_come_leave_room_for_others() -> None:
+    with serving([in_core()], limits=Limits(waiting=1, uploads=4, seconds=5)) as port:
+        head = b"POST /recognize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+        idle = [connected(port, head) for _ in range(3)]
+        time.sleep(0.2)
+        assert asked(port, "/recognize", picture()).status == 200
+        idle.append(connected(port, head))
+        time.sleep(0.2)
+        assert asked(port, "/recognize", picture()).status == 503
+        for caller in idle:  # who goes away makes room
+            caller.close()
+        time.sleep(0.2)
+        assert asked(port, "/recognize", picture()).status == 200
+
+
+def test_facts_are_found_once(port: int) -> None:
+    calls = []
+
+    def facts() -> bytes:
+        calls.append(1)
+        time.sleep(0.2)
+        return b"{}"
+
+    app = application([in_core()], facts, {})
+    with serving_app(app) as port:
+        callers = [threading.Thread(target=asked, args=(port, "/facts.json")) for _ in range(5)]
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert len(calls) == 1
+
+
+def test_pictures_that_take_more_than_their_pixels_are_refused(port: int) -> None:
+    tiled = BytesIO()
+    Image.new("L", (9, 9)).save(tiled, "TIFF")
+    content = tiled.getvalue()
+    entries = struct.unpack_from("<H", content, struct.unpack_from("<I", content, 4)[0])[0]
+    at = struct.unpack_from("<I", content, 4)[0] + 2
+    kept = [content[at + 12 * n : at + 12 * n + 12] for n in range(entries)]
+    kept += [struct.pack("<HHII", tag, 4, 1, 24_000) for tag in (322, 323)]
+    directory = (
+        struct.pack("<H", len(kept)) + b"".join(sorted(kept, key=lambda e: struct.unpack("<H", e[:2]))) + bytes(4)
+    )
+    tiles = content[:4] + struct.pack("<I", len(content)) + content[8:] + directory
+    assert "tiles of: 24000 x 24000 pixels" in asked(port, "/recognize", tiles).json()["error"]
+    scans = picture(progressive=True)
+    start = scans.rindex(b"\xff\xda")
+    slow = scans[:start] + 300 * scans[start:-2] + scans[-2:]
+    assert "more than 200 scans" in asked(port, "/recognize", slow).json()["error"]
+    assert asked(port, "/recognize", scans).status == 200
+
+
 def test_more_than_may_wait_are_sent_away() -> None:
     statuses = []
     with serving([Sleeper(0.5)], limits=Limits(waiting=2)) as port:
@@ -269,6 +346,9 @@ def test_samples_are_small_and_have_plain_names(tmp_path: Path) -> None:
     assert list(found) == ["a--b--c.jpg", "a--b--c.small.jpg"]
     assert [Image.open(BytesIO(content)).size for content in found.values()] == [(360, 120), (176, 59)]
     assert {"cat.jpg", "cat.small.jpg"} < set(samples_of_packages())
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner/a-[b] c.png").write_bytes(picture("PNG"))
+    assert list(samples_in(tmp_path))[2:] == ["a--b--c-2.jpg", "a--b--c-2.small.jpg"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures"):
         samples_in(tmp_path / "empty")

@@ -30,9 +30,9 @@ def facts_of(data: bytes, origin: str, histograms: bool = False) -> dict[str, An
 
     Returns:
         ``file``, ``bytes``, ``weights``, ``original_bytes`` (4 for each weight), ``sections`` (bytes of each),
-        ``tensors`` (see ``described``; with ``histogram``: ``first``, ``step`` and ``counts``, None for an array that
-        is no code), ``running`` (what runs it, and if that is ONNX Runtime alone, why), and ``advice`` where the harm
-        of layers is known.
+        ``tensors`` (see ``described``; with ``histogram``: ``first``, ``last``, ``step`` and ``counts``, None for an
+        array that is no code), ``running`` (what runs it, and if that is ONNX Runtime alone, why), and ``advice`` where
+        the harm of layers is known.
 
     Raises:
         FormatError: the bytes are no valid file.
@@ -58,12 +58,12 @@ def _histogram(symbols: NDArray[np.int16]) -> dict[str, Any]:
 
     Example:
         >>> _histogram(np.array([-1, 0, 0, 2], np.int16))
-        {'first': -1, 'step': 1, 'counts': [1, 2, 0, 1]}
+        {'first': -1, 'last': 2, 'step': 1, 'counts': [1, 2, 0, 1]}
     """
     first, last = int(symbols.min()), int(symbols.max())
     step = -(-(last - first + 1) // BINS)
     counts = np.bincount((symbols.astype(np.int64).reshape(-1) - first) // step)
-    return {"first": first, "step": step, "counts": counts.tolist()}
+    return {"first": first, "last": last, "step": step, "counts": counts.tolist()}
 
 
 def curve_beside(path: Path) -> list[dict[str, Any]] | None:

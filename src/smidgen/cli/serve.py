@@ -45,6 +45,7 @@ def serve(
     import uvicorn
 
     from smidgen.run.native import cores
+    from smidgen.web.protocol import LimitedProtocol
     from smidgen.web.samples import samples_in, samples_of_packages
     from smidgen.web.server import Limits, application
 
@@ -58,7 +59,8 @@ def serve(
     click.echo(f"http://{name}:{listening.getsockname()[1]}/  shows {file}; Ctrl-C ends it", err=True)
     options = uvicorn.Config(
         app,
-        log_level="critical",  # what fails is answered; what is cut off at the end need not be told
+        http=LimitedProtocol,
+        log_level="error",
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,

@@ -118,7 +118,7 @@ def histogram(told: Mapping[str, Any], name: str) -> str:
         if count
     )
     common = first + step * counts.index(most)
-    label = escape(f"{name}: symbols {first} to {first + step * len(counts) - 1}, most often {common}")
+    label = escape(f"{name}: symbols {first} to {told['last']}, most often {common}")
     return f'<svg viewBox="0 0 100 22" width="100" height="22" role="img" aria-label="{label}">{bars}</svg>'
 
 

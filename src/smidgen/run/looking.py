@@ -66,18 +66,28 @@ def looking(model: onnx.ModelProto) -> Looking | None:
     if node is not None and node.op_type in ("Softmax", "LogSoftmax"):
         node = maker(model, node.input[0])
     layers: list[NDArray[Any]] = []
-    if node is not None and node.op_type == "Gemm":
-        held = {tensor.name: tensor for tensor in model.graph.initializer}
+    if node is not None and node.op_type in ("Gemm", "MatMul"):
         layer = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        found = [_held(model, name) for name in node.input[1:]]
         plain = layer.get("alpha", 1) == layer.get("beta", 1) == 1 and not layer.get("transA")
-        if not plain or any(name not in held for name in node.input[1:]):
+        layers = [array for array in found if array is not None]
+        if not plain or len(layers) < len(found):
             return None
-        layers = [numpy_helper.to_array(held[name]) for name in node.input[1:]]
         layers[0] = layers[0] if layer.get("transB") else layers[0].T
+        layers[1:] = [np.broadcast_to(bias, (1, len(layers[0])))[0] for bias in layers[1:]]
         node = maker(model, node.input[0])
     if node is None or not _is_mean(model, node):
         return None
     return Looking(node.input[0], *layers)
+
+
+def _held(model: onnx.ModelProto, name: str) -> NDArray[Any] | None:
+    """A weight of the graph, also one that the graph turns first; None for what is computed."""
+    for node in model.graph.node:
+        if name in node.output and node.op_type == "Transpose":
+            turned = _held(model, node.input[0])
+            return None if turned is None else turned.T
+    return next((numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name), None)
 
 
 def _is_mean(model: onnx.ModelProto, node: Any) -> bool:

@@ -7,7 +7,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING, BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, TypeVar
 
 from smidgen.errors import InputError
 
@@ -43,6 +43,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _FIRST = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 _EXIF_ORIENTATION = 0x0112
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
 _SIDEWAYS = (5, 6, 7, 8)
 
 Taken = TypeVar("Taken")
@@ -119,6 +120,9 @@ def _from_file(
             warnings.simplefilter("ignore")
             with _stream(source) as stream, Image.open(stream, formats=_formats(stream)) as image:
                 _check_size(*image.size, name, most)
+                if image.format == "TIFF":  # whose decoder takes memory for whole tiles
+                    tags: Any = getattr(image, "tag_v2", {})
+                    _check_size(tags.get(_TILE_WIDTH, 1), tags.get(_TILE_HEIGHT, 1), f"{name}: tiles of", most)
                 return take(image)
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None

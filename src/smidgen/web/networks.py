@@ -52,6 +52,10 @@ class Recognition:
     map: Map | None
 
 
+def _map(shape: tuple[int, ...], values: Sequence[float]) -> Map | None:
+    return Map(shape, values) if values and all(map(math.isfinite, values)) else None
+
+
 class Network(Protocol):
     """What recognises pictures, also for several callers at once.
 
@@ -112,7 +116,7 @@ class InCore:
         if not all(map(math.isfinite, numbers)):
             raise ModelError(NOT_FINITE)
         answers = likeliest(numbers, network.probabilities, self._labels, top)
-        return Recognition(answers, spent, Map(network.map_shape, values) if values else None)
+        return Recognition(answers, spent, _map(network.map_shape, values))
 
 
 class InFloat:
@@ -167,4 +171,4 @@ class InFloat:
         if not self._looking:
             return Recognition(answers, spent, None)
         found = self._looking.map(features[0][0], numbers.index(max(numbers)))
-        return Recognition(answers, spent, Map(found.shape, found.reshape(-1).tolist()))
+        return Recognition(answers, spent, _map(found.shape, found.reshape(-1).tolist()))

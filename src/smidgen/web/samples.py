@@ -45,9 +45,10 @@ def samples_of_packages() -> dict[str, bytes]:
 
 
 def _small(pictures: Iterable[tuple[str, Image]]) -> dict[str, bytes]:
-    found = {}
+    found: dict[str, bytes] = {}
     for name, image in pictures:
         plain = "".join(letter if letter.isalnum() else "-" for letter in name)
+        plain = next(n for n in (plain, *(f"{plain}-{i}" for i in range(2, MOST + 2))) if f"{n}.jpg" not in found)
         for added, side in SIDES.items():
             image.thumbnail((side, side))
             stream = BytesIO()

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -42,6 +43,8 @@ HEADERS = {
 }
 
 TOP = 5
+MOST_SCANS = 200
+"""Of a progressive JPEG; encoders make about ten. Each is as much work as a picture, and may have few bytes."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -52,9 +55,10 @@ class Limits:
     Args:
         bytes: of an upload.
         pixels: of a picture, before it is decoded.
-        seconds: in which an upload must be here, and in which an answer must be.
+        seconds: in which an upload must be here and answered.
         parallel: pictures that are recognised at once.
         waiting: pictures that are here and not recognised yet.
+        uploads: pictures that are on their way.
     """
 
     bytes: int = 20_000_000
@@ -62,6 +66,7 @@ class Limits:
     seconds: float = 30
     parallel: int = 1
     waiting: int = 64
+    uploads: int = 256
 
 
 def recognised(networks: Sequence[Network], content: bytes, pixels: int) -> dict[str, Any]:
@@ -76,6 +81,8 @@ def recognised(networks: Sequence[Network], content: bytes, pixels: int) -> dict
         InputError: it is no picture, damaged, or too large.
         ModelError: a network's numbers are not finite.
     """
+    if content.startswith(b"\xff\xd8\xff") and content.count(b"\xff\xda") > MOST_SCANS:
+        raise InputError(f"a JPEG of more than {MOST_SCANS} scans, each of which takes as long as a picture")
     start = time.perf_counter()
     image = open_image(content, pixels)
     reading = 1000 * (time.perf_counter() - start)
@@ -90,30 +97,48 @@ def _plain(found: Recognition) -> dict[str, Any]:
     return {"answers": answers, "milliseconds": round(found.milliseconds, 2), "map": shown}
 
 
+_BUSY = HTTPException(503, "busy: too many pictures are waiting; try again", {"Retry-After": "1"})
+
+
 class _Desk:
     """Where pictures are handed in: reads them, within limits, and has them recognised by a pool of threads."""
 
     def __init__(self, networks: Sequence[Network], limits: Limits) -> None:
         self._networks, self._limits = networks, limits
         self._pool = ThreadPoolExecutor(limits.parallel, "recognition")
-        self._waiting = 0
+        self._uploads = self._waiting = 0
 
     async def recognize(self, request: Request) -> Response:
-        limits = self._limits
-        if self._waiting >= limits.waiting:
-            raise HTTPException(503, "busy: too many pictures are waiting; try again", {"Retry-After": "1"})
-        self._waiting += 1
+        seconds = self._limits.seconds
         try:
-            async with asyncio.timeout(limits.seconds):
-                content = await self._content(request)
-                work = asyncio.get_running_loop().run_in_executor(
-                    self._pool, recognised, self._networks, content, limits.pixels
-                )
-                return JSONResponse(await work)
+            async with asyncio.timeout(seconds):
+                return JSONResponse(await self._recognised(await self._uploaded(request)))
         except TimeoutError:
-            raise HTTPException(408, f"the picture was not here, or not recognised, in {limits.seconds:g} s") from None
+            raise HTTPException(408, f"the picture was not here, or not recognised, in {seconds:g} s") from None
         except InputError as error:
             raise HTTPException(400, str(error).removeprefix("the picture: ")) from None
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody is there to read it
+        except asyncio.CancelledError:
+            return JSONResponse({"error": "the server ends"}, 503)
+
+    async def _uploaded(self, request: Request) -> bytes:
+        if self._uploads >= self._limits.uploads:
+            raise _BUSY
+        self._uploads += 1
+        try:
+            return await self._content(request)
+        finally:
+            self._uploads -= 1
+
+    async def _recognised(self, content: bytes) -> dict[str, Any]:
+        if self._waiting >= self._limits.waiting:
+            raise _BUSY
+        self._waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._pool, recognised, self._networks, content, self._limits.pixels
+            )
         finally:
             self._waiting -= 1
 
@@ -135,7 +160,7 @@ class _Desk:
         return bytes(content)
 
     def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _WithHeaders:
@@ -174,6 +199,7 @@ def application(
     desk = _Desk(networks, limits or Limits())
     page = index([network.shown for network in networks], samples, server=True)
     kept: list[bytes] = []
+    once = asyncio.Lock()
 
     async def home(request: Request) -> Response:
         return Response(page, media_type="text/html")
@@ -187,8 +213,9 @@ def application(
         return Response(asset(name), media_type=ASSETS[name], headers={"Cache-Control": "no-cache"})
 
     async def told(request: Request) -> Response:
-        if not kept:
-            kept.append(await asyncio.to_thread(facts))
+        async with once:
+            if not kept:
+                kept.append(await asyncio.to_thread(facts))
         return Response(kept[0], media_type="application/json")
 
     async def sample(request: Request) -> Response:

@@ -40,7 +40,10 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
         ModelError: the file has no program.
     """
     data = read_bytes(file)
-    if not outline(data, str(file)).program:
+    around = outline(data, str(file))
+    if around.program and around.preprocessing is None:
+        raise ModelError(f"{file}: does not say how a picture becomes the network's input, so no page can show it one")
+    if not around.program:
         raise ModelError(f"{file}: a browser runs only what runs by itself. {running(data)}")
     facts = {**facts_of(data, str(file), histograms=True), "curve": curve_beside(file)}
     shown = Shown(file.name, "in this browser, 8-bit integers", len(data))
@@ -58,6 +61,17 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
     return _size(first) + _largest(cores) + _largest(more), _size(files)
 
 
+def _stranger(folder: Path) -> Path | None:
+    """Something in a folder that no site has, or the folder itself if it is none."""
+    if not folder.is_dir():
+        return folder
+    own = {"index.html", *LOCAL_ASSETS, *CORES, NETWORK, FACTS, SAMPLES}
+    inner = folder / SAMPLES
+    found = [path for path in folder.iterdir() if path.name not in own or (path.is_dir() and path != inner)]
+    found += [path for path in inner.iterdir() if path.suffix != ".jpg"] if inner.is_dir() else []
+    return min(found, default=None)
+
+
 def _largest(files: Mapping[str, bytes]) -> int:
     return max(map(len, files.values()), default=0)
 
@@ -68,8 +82,10 @@ def _size(files: Mapping[str, bytes]) -> int:
 
 def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes a folder beside the one that may be there, then puts it in its place."""
-    if folder.exists() and not (folder.is_dir() and ((folder / NETWORK).is_file() or not any(folder.iterdir()))):
-        raise InputError(f"{folder}: something else lies there; give a new folder, or one that a site was written to")
+    folder = folder.resolve()  # a link stays a link
+    stranger = _stranger(folder) if folder.exists() else None
+    if stranger is not None:
+        raise InputError(f"{stranger}: lies where the site would be; give a new folder, or one with a site alone")
     try:
         beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
         before = beside.with_name(f"{beside.name}.before")

@@ -30,7 +30,10 @@ function begin(name) {
   const card = made("result");
   card.querySelector("h3").textContent = name;
   results.prepend(card);
-  for (const old of [...results.children].slice(MOST_SHOWN)) old.remove();
+  for (const old of [...results.children].slice(MOST_SHOWN)) {
+    old.remove();
+    for (const image of old.querySelectorAll("img")) URL.revokeObjectURL(image.src);
+  }
   return card;
 }
 
@@ -82,7 +85,7 @@ function column(network, found, address) {
   const image = part.querySelector("img");
   image.src = address;
   image.alt = "the picture";
-  image.onerror = () => image.replaceWith("This browser cannot show the picture.");
+  image.onerror = () => part.querySelector(".picture").replaceWith("This browser cannot show the picture.");
   if (found.map) {
     paint(part.querySelector("canvas"), found.map, network.title);
   }
@@ -186,7 +189,9 @@ function samples() {
     button.append(image);
     button.addEventListener("click", async () => {
       try {
-        const bytes = await (await fetch(`samples/${name}.jpg`)).blob();
+        const answer = await fetch(`samples/${name}.jpg`);
+        if (!answer.ok) throw new Error();
+        const bytes = await answer.blob();
         take([new File([bytes], name, { type: bytes.type })]);
       } catch {
         refuse(begin(name), "This sample cannot be fetched: its host is out of reach.");

@@ -45,7 +45,8 @@ function figures(facts) {
 
 /** A table whose bars are a chart: a row for each layer, then what else the file holds. */
 function layers(facts) {
-  const most = Math.max(...facts.tensors.map((tensor) => tensor.stored));
+  const others = Object.entries(facts.sections).filter(([name]) => name !== "payload");
+  const most = Math.max(...facts.tensors.map(({ stored }) => stored), ...others.map(([, size]) => size));
   const row = (name, bytes, share, ...more) =>
     element(
       "tr",
@@ -66,7 +67,6 @@ function layers(facts) {
       element("td", { class: "left" }, tensor.shape.join(" × ") || "one number"),
     ),
   );
-  const others = Object.entries(facts.sections).filter(([name]) => name !== "payload");
   for (const [name, size] of others) {
     rows.push(row(`(${name})`, size, size / facts.bytes, element("td"), element("td"), element("td")));
   }
@@ -86,11 +86,10 @@ function bar(part) {
   return element("span", { class: "bar", "aria-hidden": "true" }, inner);
 }
 
-function histogram({ name, histogram: { first, step, counts } }) {
+function histogram({ name, histogram: { first, last, step, counts } }) {
   const most = Math.max(...counts), wide = 120 / counts.length;
-  const from = first, to = first + step * (counts.length - 1);
   const middle = first + step * counts.indexOf(most);
-  const label = `${name}: symbols ${from} to ${to}, most often ${middle}`;
+  const label = `${name}: symbols ${first} to ${last}, most often ${middle}`;
   const bars = counts.map((count, place) => {
     const high = (26 * count) / most;
     return element("rect", { class: "count", x: place * wide, y: 26 - high, width: Math.max(wide - 0.5, 0.5), height: high });

@@ -13,7 +13,7 @@ async function content(name) {
 const network = content("network.smidgen").then((bytes) => openNetwork(fetch(coreName()), bytes));
 network.catch(() => {}); // each picture is told
 
-/** The picture as people see it, on white, in pixels; one that is very large is made smaller while it is decoded. */
+/** The picture as people see it, on white, in pixels; one that is very large is made smaller first. */
 async function pixels(file) {
   let bitmap;
   try {
