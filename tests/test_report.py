@@ -26,10 +26,10 @@ from smidgen.archive import Archive, Label
 from smidgen.cli import cli
 from smidgen.file import write
 from smidgen.pipeline import squeeze_to_budget
-from smidgen.report import comparison
+from smidgen.report import comparison, write_report
 from smidgen.report.charts import Dot, courses, histogram, trade_off
 from smidgen.report.document import Column, Section, Table, Text, document
-from smidgen.report.sections import COMPILED
+from smidgen.report.sections import COMPILED, about_curve, about_epochs
 from smidgen.run.pictures import find_pictures
 
 EMPTY = ("br", "img", "link", "meta", "wbr")
@@ -392,3 +392,43 @@ def test_a_sweep_is_reported(photos: Path, tmp_path: Path) -> None:
     assert "; 1 failed." in checked.text
     assert f"Judged on {made[0]['judged']} examples of {photos}" in checked.text
     assert (tmp_path / "s" / next(point["file"] for point in made)).exists()
+
+
+def test_numbers_that_are_none_spoil_no_report(tmp_path: Path) -> None:
+    told = {"epochs": [{"stage": "a", "loss": loss, "accuracy": 10.0} for loss in (1.0, float("nan"), 0.5)]}
+    told |= {"stages": [{"stage": "a"}]}
+    points = [{"bytes": n, "kl": kl, "best": False} for n, kl in enumerate((0.1, float("inf"), -1e-17, 0.2, 0.0), 1)]
+    page = write_report(tmp_path, "title", [*about_epochs(told), *about_curve(points)], told)
+    assert "nan" not in page.read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["epochs"][1]["loss"] is None
+
+
+def test_a_network_of_a_fixed_batch_is_reported_without_pictures(photos: Path, tmp_path: Path) -> None:
+    archive = program_archive()
+    model = onnx.load_from_string(archive.graph)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 4
+    path = tmp_path / "four.smidgen"
+    path.write_bytes(write(replace(archive, graph=model.SerializeToString(), program=b"")))
+    done = run("report", path, "--against", path, "--data", photos, "-o", tmp_path / "r")
+    assert done.exit_code == 0, done.output
+    assert "takes 4 pictures at once" in (tmp_path / "r/report.html").read_text()
+
+
+def test_no_examples_are_said(file: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "none.npz", image=np.zeros((0, 3, 32, 32), np.float32))
+    done = run("report", file, "--against", file, "--data", tmp_path / "none.npz", "-o", tmp_path / "r")
+    assert isinstance(done.exception, smidgen.errors.InputError)
+
+
+def test_a_report_that_fails_hides_no_verdict(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, out = tmp_path / "original.smidgen", tmp_path / "small.smidgen"
+    program_archive().save(original)
+
+    def failing(*arguments: object) -> None:
+        raise smidgen.errors.InputError("the disk is full")
+
+    monkeypatch.setattr("smidgen.report.about_a_file.write_report", failing)
+    done = run("compress", original, "--data", photos, "--size", 4000, "-o", out, "--report", tmp_path / "r")
+    assert "reached: 4,000 bytes" in done.stdout
+    assert "the disk is full" in str(done.exception)

@@ -214,10 +214,12 @@ def _by_limit(
     if outcome.archive and not outcome.reached:
         outcome.archive.save(output, codecs)  # the nearest is better than nothing; the last line says what it is
     _keep_curve(outcome, output)
-    if report:
+    _finish(outcome, output, interrupted, as_json)
+    if report:  # whatever happens in it, the verdict has been told
         asked = f"at most {size}" if size else f"a drop of at most {max_drop:g} points"
         _report(report, output, (model, loaded), examples, asked, outcome.verdict(interrupted), outputs)
-    _finish(outcome, output, interrupted, as_json)
+    if not outcome.reached:
+        raise SystemExit(1)
 
 
 def _report(
@@ -275,5 +277,3 @@ def _finish(outcome: Outcome, output: Path, interrupted: bool, as_json: bool) ->
         if layers:
             click.echo(advice(layers))
         click.echo(verdict)
-    if not outcome.reached:
-        raise SystemExit(1)

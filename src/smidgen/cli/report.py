@@ -67,6 +67,7 @@ def _beside(file: Path, against: str, data: Path, given: tuple[str | None, str |
 
     from smidgen.archive import open_archive
     from smidgen.cli.evaluate import opened, size_of
+    from smidgen.errors import InputError
     from smidgen.examples import labelled_in
     from smidgen.preprocess import with_preprocessing
     from smidgen.report.about_a_file import Beside
@@ -76,6 +77,8 @@ def _beside(file: Path, against: str, data: Path, given: tuple[str | None, str |
     known = original.preprocessing or archive.preprocessing
     original = replace(original, preprocessing=known, labels=original.labels or archive.labels)
     found, truth = labelled_in(data, original)
+    if not found:
+        raise InputError(f"{data}: holds no examples")
     drawn = sorted(np.random.default_rng(0).permutation(len(found))[:most].tolist())
     what = "inputs" if isinstance(found[0], Mapping) else "pictures"
     which = f"{what} of {data}" if len(drawn) == len(found) else f"of {len(found):,} {what} of {data}, drawn at random"

@@ -120,9 +120,9 @@ def sweep(
         if not (output / DATABASE).is_file():
             raise
         interrupted, rows = True, open_rows(output)
+    _show(output, rows, interrupted, as_json)
     if report:
         _report(report, output, rows, (model, data), interrupted)
-    _show(output, rows, interrupted, as_json)
     if interrupted or any(row.failed for row in rows):
         raise SystemExit(1)
 

@@ -48,8 +48,12 @@ def train(recipe: str, data: Path, out: Path, report: Path | None, as_json: bool
     except KeyboardInterrupt:
         raise InputError("interrupted; the same command goes on after the last whole epoch") from None
     drawn = draw(outcome, out / "curves.png")
+    _show(outcome, out, drawn, as_json)
     if report:
         _report(report, recipe, out, outcome)
+
+
+def _show(outcome: Outcome, out: Path, drawn: bool, as_json: bool) -> None:
     if as_json:
         echo_json({"out": str(out), **outcome.described()})
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,20 @@ def ready(folder: Path) -> None:
         raise InputError(f"{folder}: no report can be written there: {error.strerror}") from None
 
 
+def _plain(facts: Any) -> Any:
+    """The same, with None in place of numbers that JSON does not know.
+
+    Example:
+        >>> _plain({"a": [1.0, float("nan")]})
+        {'a': [1.0, None]}
+    """
+    if isinstance(facts, Mapping):
+        return {key: _plain(value) for key, value in facts.items()}
+    if isinstance(facts, list | tuple):
+        return [_plain(value) for value in facts]
+    return None if isinstance(facts, float) and not isfinite(facts) else facts
+
+
 def write_report(folder: Path, title: str, sections: Sequence[Section], facts: Mapping[str, Any]) -> Path:
     """Writes ``report.html`` and ``report.json``.
 
@@ -45,7 +60,10 @@ def write_report(folder: Path, title: str, sections: Sequence[Section], facts: M
     """
     ready(folder)
     # names of files need not be valid text
-    page, told = document(title, sections).encode(errors="replace"), json.dumps(facts, indent=1) + "\n"
+    page, told = (
+        document(title, sections).encode(errors="replace"),
+        json.dumps(_plain(facts), indent=1, allow_nan=False) + "\n",
+    )
     replace_file(folder / FACTS, lambda temporary: temporary.write_text(told, encoding="utf-8"))
     replace_file(folder / PAGE, lambda temporary: temporary.write_bytes(page))
     return folder / PAGE

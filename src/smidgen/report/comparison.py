@@ -179,6 +179,9 @@ def why_not(archive: Archive, examples: Sequence[Item], kind: str | None = None)
         return f"The network has {len(model.graph.output)} outputs."
     if inputs_of(archive)[0].dtype != np.float32:
         return f"The network takes {inputs_of(archive)[0].dtype}."
+    together = inputs_of(archive)[0].shape[0]
+    if together not in (None, 1):
+        return f"The network takes {together} pictures at once."
     (answer,) = Engine(model)(next(batches(examples[:1], archive, 1)))
     (output,) = outputs_of(model, [answer], bool(archive.labels), kind)
     if output.kind not in ("scores", "probabilities"):

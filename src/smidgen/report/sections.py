@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from math import inf, isfinite
 from typing import Any
 
 from smidgen.report.charts import Dot, courses, histogram, trade_off
@@ -88,7 +89,9 @@ def _alike(output: Facts) -> tuple[str, str]:
 
 def about_curve(points: Sequence[Facts] | None) -> list[Section]:
     """Bytes against what was lost, of every file that was tried."""
-    dots = [Dot(p["bytes"], p["kl"], "this file" if p["best"] else "", p["best"]) for p in points or [] if p["kl"] > 0]
+    dots = [
+        Dot(p["bytes"], p["kl"], "this file" if p["best"] else "", p["best"]) for p in points or [] if 0 < p["kl"] < inf
+    ]
     if len({dot.bytes for dot in dots}) < 2:
         return []
     caption = (
@@ -101,7 +104,8 @@ def about_curve(points: Sequence[Facts] | None) -> list[Section]:
 def about_layers(facts: Facts) -> Section:
     """A table of all layers, and of what else the file holds."""
     tensors = facts["tensors"]
-    most = max([t["stored"] for t in tensors] or [1]) or 1
+    others = [size for name, size in facts["sections"].items() if name != "payload"]
+    most = max(1, *(t["stored"] for t in tensors), *others)
     explained = any(t["harm"] is not None for t in tensors)
     columns = [
         *(Column("Layer"), Column("Bytes", "number"), Column("", "bar"), Column("Share", "number")),
@@ -249,7 +253,7 @@ def _usage(commands: str, python: str, more: Sequence[Part] = ()) -> Section:
 
 def about_points(rows: Sequence[Facts]) -> Section:
     """All files of a sweep; those that no other one beats stand out."""
-    dots = [Dot(r["bytes"], r["kl"], "", r["front"]) for r in rows if not r["failed"] and r["kl"]]
+    dots = [Dot(r["bytes"], r["kl"], "", r["front"]) for r in rows if not r["failed"] and 0 < r["kl"] < inf]
     parts: list[Part] = []
     if len({dot.bytes for dot in dots}) >= 2:
         caption = (
@@ -292,7 +296,7 @@ def about_stages(told: Facts) -> Section:
 
 def about_epochs(told: Facts) -> list[Section]:
     """Accuracy and loss over all epochs."""
-    epochs = told["epochs"]
+    epochs = [epoch for epoch in told["epochs"] if isfinite(epoch["loss"])]  # the others are not worth a picture
     if not epochs:
         return []
     counts = [(r["stage"], sum(e["stage"] == r["stage"] for e in epochs)) for r in told["stages"]]
