@@ -116,7 +116,7 @@ def test_attributes_of_the_module_are_used() -> None:
         ("net.safetensors", "net.safetensors: cannot be read: No such file"),
         (
             "resnet",
-            "'resnet' names no model; possible are squeezenet1_1, resnet20, squeezenet32, files that end in .smidgen, .onnx",
+            "'resnet' names no model; possible are squeezenet1_1, resnet20, squeezenet32, files that end in .smidgen",
         ),
         ("", "names no model"),
         ("a:b:c", "names no model"),

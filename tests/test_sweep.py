@@ -28,7 +28,8 @@ import smidgen
 from smidgen import tradeoff
 from smidgen.budget import Fidelity
 from smidgen.errors import InputError
-from smidgen.tradeoff import Row, front, open_rows, schedulers
+from smidgen.reporter import SILENT
+from smidgen.tradeoff import Row, front, open_rows, plot, schedulers
 from smidgen.tradeoff import store as rows_store
 from smidgen.tradeoff import workers as doing
 from smidgen.tradeoff.points import Result, Target, Work
@@ -283,6 +284,13 @@ def test_a_row_is_written_after_its_file(here: Path, tmp_path: Path) -> None:
     with rows_store.opened_store(tmp_path, replace(WORK, data="/elsewhere")) as store:
         rows_store.keep(store, tmp_path, Result(Target(max_drop=0.5), 0.0, failed="no"))
     assert open_rows(tmp_path) == [row, Row("drop-0.5-seed-0", None, 0.5, None, 0, "no")]
+
+
+def test_a_torn_picture_of_the_front_is_swept_away(tmp_path: Path) -> None:
+    for name in (".pareto.png.torn", ".pareto.json.torn"):
+        (tmp_path / name).touch()
+    plot.write_front(tmp_path, [Row("a", 9, None, None, 0, None, "a", 5, 0.25, 75.0, 25.0, True, 4)], SILENT)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pareto.json", "pareto.png"]
 
 
 POINTS = st.lists(st.tuples(st.integers(1, 6), st.integers(0, 5)), max_size=12)

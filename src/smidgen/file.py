@@ -34,6 +34,7 @@ __all__ = [
     "inspect",
     "outline",
     "read",
+    "remove_torn",
     "replace_file",
     "section_sizes",
     "write",
@@ -472,3 +473,9 @@ def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def remove_torn(path: Path) -> None:
+    """Removes what a kill has left of a file while it was written; for those who are the only one to write it."""
+    for torn in path.parent.glob(f".{path.name}.*"):
+        torn.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.file import replace_file
+from smidgen.file import remove_torn, replace_file
 from smidgen.tradeoff.points import Row, front
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ FRONT, PLOT = "pareto.json", "pareto.png"
 
 def write_front(folder: Path, rows: Sequence[Row], reporter: Reporter) -> None:
     """Writes the front as JSON, and all points as a picture where matplotlib is there."""
+    for name in (FRONT, PLOT):
+        remove_torn(folder / name)
     text = json.dumps({"front": [asdict(row) for row in front(rows)]}, indent=1)
     replace_file(folder / FRONT, lambda temporary: temporary.write_text(text + "\n"))
     try:

@@ -10,7 +10,7 @@ from dataclasses import astuple, fields, replace
 from pathlib import Path
 
 from smidgen.errors import InputError
-from smidgen.file import replace_file
+from smidgen.file import remove_torn, replace_file
 from smidgen.tradeoff.points import Result, Row, Work
 
 __all__ = ["DATABASE", "is_there", "keep", "keep_all", "open_rows", "opened_store", "rows_of"]
@@ -116,8 +116,7 @@ def keep(store: sqlite3.Connection, folder: Path, result: Result) -> None:
     row = Row(target.name, target.size, target.max_drop, target.plan, target.seed, result.failed)
     if fidelity:
         path = folder / f"{target.name}.smidgen"
-        for torn in folder.glob(f".{path.name}.*"):  # what a kill has left
-            torn.unlink(missing_ok=True)
+        remove_torn(path)
         replace_file(path, lambda temporary: temporary.write_bytes(result.file))
         row = replace(
             row,
