@@ -231,7 +231,7 @@ int smidgen_run_picture(smidgen_network *network, smidgen_team *team, const uint
 
 /* Where the network looked in the run before: what each of map_height x map_width places gave to an output, which is the
  * mean of these numbers (before a softmax). Such a map is there where the network ends in a mean over all pixels, or in
- * that and a linear layer (Zhou et al., arXiv 1512.04150), and has at most 4096 places. Returns 0, or SMIDGEN_USAGE if there is none or no such output. */
+ * that and a linear layer (Zhou et al., arXiv 1512.04150), and has 2 to 4096 places. Returns 0, or SMIDGEN_USAGE if there is none or no such output. */
 int smidgen_map(smidgen_network *network, uint32_t output, float *map);
 
 /* Another size for a picture of 3 bytes a pixel, as Pillow up to 12.1 makes it: bilinear or bicubic, over as many pixels as one

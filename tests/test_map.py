@@ -80,6 +80,14 @@ def test_no_map_where_there_is_no_mean() -> None:
     assert lib.smidgen_map(network._network, 0, ffi.new("float[]", 1)) == lib.SMIDGEN_USAGE
 
 
+def test_a_single_place_is_no_map() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    original = replace(from_module(module, (3, 8, 8)), preprocessing=Preprocessing(8, 8))
+    seen = [np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)]
+    network = Native(write(with_program(compress_by_plan(original, Plan.find("int8")), seen)), 1)
+    assert network.explained(pixels(network, 0))[1] == []
+
+
 def test_outputs_that_are_not_there_are_refused() -> None:
     network = Native(write(program_archive()), 1)
     room = ffi.new("float[]", network.map_shape[0] * network.map_shape[1])

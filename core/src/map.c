@@ -6,15 +6,16 @@ static int is_linear_layer(const smidgen_network *n, const smidgen_operation *o)
     return o->kind == SMIDGEN_CONVOLUTION && o->blocks && in->height == 1 && in->width == 1 && out->type;
 }
 
-/* A map of more places is not told, nor one whose linear layer would take more products. */
+/* A map of more places is not told, nor one whose linear layer would take more products; one of a single place says
+ * nothing, and its pixel may lie where the mean does. */
 enum { MOST_PLACES = 4096 };
 static const uint64_t most_products = (uint64_t)1 << 34;
 
-static int is_small(const smidgen_network *n, const smidgen_operation *mean, int linear) {
+static int is_told(const smidgen_network *n, const smidgen_operation *mean, int linear) {
     const smidgen_value *pixels = &n->values[mean->input];
     const uint64_t places = (uint64_t)pixels->height * pixels->width;
     const uint64_t products = linear ? (uint64_t)pixels->channels * n->values[n->output].channels : 0;
-    return places <= MOST_PLACES && places * products <= most_products;
+    return places > 1 && places <= MOST_PLACES && places * products <= most_products;
 }
 
 /* The mean whose pixels are still there when all has run: that of the last operation, or of the linear layer that is the
@@ -25,11 +26,11 @@ static const smidgen_operation *last_mean(const smidgen_network *n) {
     if (o->output != n->output)
         return 0;
     if (o->kind == SMIDGEN_MEAN)
-        return is_small(n, o, 0) ? o : 0;
+        return is_told(n, o, 0) ? o : 0;
     if (n->operation_count < 2 || !is_linear_layer(n, o) || o[-1].kind != SMIDGEN_MEAN || o[-1].output != o->input)
         return 0;
     pixels = &n->values[o[-1].input];
-    return (made->first < pixels->last && pixels->first < made->last) || !is_small(n, o - 1, 1) ? 0 : o - 1;
+    return (made->first < pixels->last && pixels->first < made->last) || !is_told(n, o - 1, 1) ? 0 : o - 1;
 }
 
 void smidgen_map_size(const smidgen_network *n, uint32_t *height, uint32_t *width) {
