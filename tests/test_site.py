@@ -32,6 +32,7 @@ def test_the_folder_holds_all_that_it_names(file: Path, tmp_path: Path) -> None:
     cores = [size for name, size in files.items() if name.endswith(".wasm")]
     assert first == whole - min(cores) - files["facts.json"] - files["samples/dog.jpg"]
     assert (site / "network.smidgen").read_bytes() == file.read_bytes()
+    assert json.loads((site / "facts.json").read_text())["file"] == "net.smidgen"  # and not where it lay
     text = (site / "index.html").read_text()
     assert 'http-equiv="Content-Security-Policy"' in text
     told = json.loads(re.search(r'id="site">(.*?)</script>', text)[1])

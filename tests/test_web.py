@@ -375,12 +375,36 @@ def test_the_command_serves_until_it_is_interrupted(file: Path) -> None:
         line = server.stderr.readline()
         port = int(re.match(r"http://127\.0\.0\.1:(\d+)/  shows .*net\.smidgen; Ctrl-C ends it", line)[1])
         assert asked(port, "/recognize", picture()).json()["networks"][1]["answers"]
-        assert asked(port, "/facts.json").json()["bytes"] == len(DATA)
+        facts = asked(port, "/facts.json").json()
+        assert (facts["file"], facts["bytes"]) == ("net.smidgen", len(DATA))  # where it lies is nobody's business
     finally:
         server.send_signal(signal.SIGINT)
         rest = server.communicate(timeout=20)[1]
     assert server.returncode == 0
     assert "Traceback" not in rest
+
+
+def test_the_command_ends_quietly_whoever_is_still_sending(file: Path) -> None:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "smidgen", "serve", str(file), "--port", "0"], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        port = int(re.search(r":(\d+)/", server.stderr.readline())[1])
+        head = b"POST /recognize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n123"
+        connected(port, head).close()  # one goes away, another stays
+        staying = connected(port, head)
+        time.sleep(0.3)
+    finally:
+        server.send_signal(signal.SIGINT)
+        rest = server.communicate(timeout=30)[1]
+    staying.close()
+    assert server.returncode == 0
+    assert "Traceback" not in rest
+
+
+def test_this_machine_has_three_names(port: int) -> None:
+    for name in ("localhost", "127.0.0.1", "[::1]"):
+        assert asked(port, Host=f"{name}:{port}").status == 200
 
 
 def test_what_cannot_be_served_is_said_before(file: Path, tmp_path: Path) -> None:

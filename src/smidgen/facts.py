@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smidgen.archive import read_bytes
 from smidgen.code import Code
 from smidgen.errors import ModelError
 from smidgen.file import TensorInfo, inspect, outline, read, section_sizes
 
-__all__ = ["advice", "curve_beside", "described", "facts_of", "running"]
+__all__ = ["advice", "curve_beside", "described", "facts_beside", "facts_of", "running"]
 
 BINS = 64
 
@@ -51,6 +52,17 @@ def facts_of(data: bytes, origin: str, histograms: bool = False) -> dict[str, An
             held = archive.tensors[tensor["name"]]
             tensor["histogram"] = _histogram(held.symbols) if isinstance(held, Code) else None
     return facts
+
+
+def facts_beside(path: Path) -> dict[str, Any]:
+    """All of ``facts_of`` for a file, which is called by its name alone, and its ``curve`` (see ``curve_beside``).
+
+    Raises:
+        FormatError: it is no valid file.
+        InputError: it cannot be read.
+    """
+    facts = facts_of(read_bytes(path), str(path), histograms=True)
+    return {**facts, "file": path.name, "curve": curve_beside(path)}
 
 
 def _histogram(symbols: NDArray[np.int16]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ EXTRAS = {
     "threadpoolctl": "compress",
     "distributed": "cluster",
     "matplotlib": "demo",
+    "httptools": "web",
     "starlette": "web",
     "uvicorn": "web",
 }

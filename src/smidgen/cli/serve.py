@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["serve"]
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
 CLOSING = 5
 """Seconds that callers have to take their answers when the server ends."""
 
@@ -44,18 +43,21 @@ def serve(
     """
     import uvicorn
 
+    from smidgen.facts import facts_beside
     from smidgen.run.native import cores
     from smidgen.web.protocol import LimitedProtocol
     from smidgen.web.samples import samples_in, samples_of_packages
-    from smidgen.web.server import Limits, application
+    from smidgen.web.server import LOCAL, Limits, application
 
     networks = _networks(file, against, preprocessing)
     shown = samples_of_packages() if samples is None else samples_in(samples)
     limits = Limits(parallel=cores())
-    hosts = ("localhost", "127.0.0.1", "[::1]") if host in LOCAL else ("*",)
-    app = application(networks, lambda: _facts(file), shown, limits, hosts)
+    name = f"[{host}]" if ":" in host else host
+    hosts = LOCAL if name in LOCAL else ("*",)
+    app = application(networks, lambda: json.dumps(facts_beside(file)).encode(), shown, limits, hosts)
     listening = _listen(host, port)
-    name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
+    if host in ("0.0.0.0", "::"):
+        name = socket.gethostname()
     click.echo(f"http://{name}:{listening.getsockname()[1]}/  shows {file}; Ctrl-C ends it", err=True)
     options = uvicorn.Config(
         app,
@@ -105,14 +107,6 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
     if counts[0] != counts[-1]:
         raise InputError(f"{against}: has {counts[-1]} classes and {file} {counts[0]}; compare networks of one task")
     return networks
-
-
-def _facts(file: Path) -> bytes:
-    """What the file is made of, and the sizes that were tried beside it, as JSON."""
-    from smidgen.archive import read_bytes
-    from smidgen.facts import curve_beside, facts_of
-
-    return json.dumps({**facts_of(read_bytes(file), str(file), histograms=True), "curve": curve_beside(file)}).encode()
 
 
 def _listen(host: str, port: int) -> socket.socket:

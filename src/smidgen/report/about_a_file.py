@@ -11,7 +11,7 @@ import onnx
 
 from smidgen.archive import Archive, open_archive, read_bytes
 from smidgen.examples import Item, batches, groups
-from smidgen.facts import curve_beside, facts_of
+from smidgen.facts import facts_beside
 from smidgen.file import outline
 from smidgen.report import write_report
 from smidgen.report.comparison import compared, why_not
@@ -81,9 +81,7 @@ def report_on(
         InputError: it or an example cannot be read, or the report not be written.
         ModelError: a network cannot be run.
     """
-    data = read_bytes(file)
-    facts = {**facts_of(data, file.name, histograms=True), "asked": asked, "verdict": verdict}
-    facts["curve"] = curve_beside(file)
+    facts = {**facts_beside(file), "asked": asked, "verdict": verdict}
     facts["comparison"], shots = (None, ()) if beside is None else _compared(file, beside, reporter)
     sections = [about_file(facts), *about_curve(facts["curve"])]
     if facts["comparison"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from smidgen.archive import read_bytes
 from smidgen.errors import InputError, ModelError
-from smidgen.facts import curve_beside, facts_of, running
+from smidgen.facts import facts_beside, running
 from smidgen.file import outline
 from smidgen.web.page import LOCAL_ASSETS, Shown, asset, index
 
@@ -37,7 +37,7 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
     Raises:
         FormatError: the file is not valid.
         InputError: it cannot be read, or the folder not be written, or something else lies there.
-        ModelError: the file has no program.
+        ModelError: the file has no program, or takes no pictures.
     """
     data = read_bytes(file)
     around = outline(data, str(file))
@@ -45,7 +45,6 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
         raise ModelError(f"{file}: does not say how a picture becomes the network's input, so no page can show it one")
     if not around.program:
         raise ModelError(f"{file}: a browser runs only what runs by itself. {running(data)}")
-    facts = {**facts_of(data, str(file), histograms=True), "curve": curve_beside(file)}
     shown = Shown(file.name, "in this browser, 8-bit integers", len(data))
     small = {f"{SAMPLES}/{name}": content for name, content in samples.items() if name.endswith(".small.jpg")}
     first = {
@@ -56,7 +55,7 @@ def write_site(file: Path, samples: Mapping[str, bytes], folder: Path) -> tuple[
     }
     cores = {name: (Path(__file__).parent / name).read_bytes() for name in CORES}
     more = {f"{SAMPLES}/{name}": content for name, content in samples.items()}
-    files = {**first, **cores, **more, FACTS: json.dumps(facts).encode()}
+    files = {**first, **cores, **more, FACTS: json.dumps(facts_beside(file)).encode()}
     _replace_folder(folder, files)
     return _size(first) + _largest(cores) + _largest(more), _size(files)
 
