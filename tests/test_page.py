@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -26,6 +27,8 @@ from smidgen.pipeline import with_program
 from smidgen.plan import Plan
 from smidgen.read import read_model
 from smidgen.report.about_a_file import Beside, report_on
+from smidgen.run.native import Native
+from smidgen.run.pictures import open_image, resized
 from smidgen.run.recognizer import open_recognizer
 from smidgen.web.networks import InCore, InFloat
 from smidgen.web.samples import samples_of_packages
@@ -133,6 +136,13 @@ def answers(page: Page, result: int = 0) -> list[list[tuple[str, float]]]:
     ]
 
 
+def told_map(file: Path, photo: Path) -> list[float]:
+    """Where the network of a file looks, by the engine itself."""
+    network = Native(file.read_bytes(), 1)
+    height, width = network.shape[2:]
+    return network.explained(resized(open_image(photo), height, width, network.resample).tobytes())[1]
+
+
 def kept(page: Page, name: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
@@ -169,6 +179,16 @@ def test_a_dropped_picture_is_answered_by_both(
         maps = visit.page.locator("canvas.map")
         assert maps.count() == 2
         assert re.match(r".* looked mostly at the ", maps.first.get_attribute("aria-label"))
+        opacity = visit.page.evaluate(
+            """() => {
+                const canvas = document.querySelector("canvas.map");
+                const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+                return [...pixels].filter((_, place) => place % 4 === 3);
+            }"""
+        )
+        values = np.array(told_map(file, photos["coffee"]))
+        dark = 140 * (1 - (values - values.min()) / np.ptp(values))  # where it looked most, nothing is darkened
+        assert np.array(opacity) == pytest.approx(dark, abs=2)
         visit.page.get_by_label("Show where the network looked").uncheck()
         expect(maps.first).to_be_hidden()
         kept(visit.page, "dropped")
