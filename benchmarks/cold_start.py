@@ -28,7 +28,7 @@ from smidgen.cli import main as smidgen
 from smidgen.file import codecs_named
 
 ROOT = Path(__file__).resolve().parents[1]
-SMIDGEN = [sys.executable, "-c", "from smidgen.cli import main; main()", "recognize"]
+SMIDGEN = [sys.executable, "-m", "smidgen", "recognize"]
 RIVAL = "onnxruntime, minimal script"
 BARS = {"C, fast codec": 0.040, "C, small codec": 0.200}
 """Seconds that the program in C may take."""

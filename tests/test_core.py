@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from cffi import FFI
+
+from smidgen import _core
+from smidgen.core_build import declarations
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "core" / "src").glob("*.c"))
@@ -60,3 +67,61 @@ def test_one_prefix_and_no_globals(objects: list[Path]) -> None:
     assert not [name for name, kind in found if kind.isupper() and kind != "U" and not name.startswith("smidgen_")]
     # b, d: data that could change; static functions (t) and constants (r) are fine
     assert not [name for name, kind in found if kind.lower() in ("b", "d", "c")]
+
+
+class Core:
+    """A build of the core: encodes planes of symbols around 127, and decodes them."""
+
+    def __init__(self, ffi: Any, lib: Any) -> None:
+        self.ffi, self.lib = ffi, lib
+
+    def plane(self, codec: int, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        plane = self.ffi.new("smidgen_plane *", (*shape[:2], math.prod(shape[2:]), 255, 127))
+        return plane, self.ffi.new("uint64_t[]", self.lib.smidgen_scratch(codec, plane) // 8 + 1)
+
+    def encode(self, codec: int, shape: tuple[int, ...], symbols: bytes) -> bytes:
+        plane, scratch = self.plane(codec, shape)
+        out = self.ffi.new("uint8_t[]", self.lib.smidgen_bound(codec, plane))
+        size = self.lib.smidgen_encode(codec, plane, symbols, out, len(out), scratch)
+        assert size > 0
+        return bytes(self.ffi.buffer(out, size))
+
+    def decode(self, codec: int, shape: tuple[int, ...], data: bytes) -> tuple[int, bytes]:
+        plane, scratch = self.plane(codec, shape)
+        out = self.ffi.new("uint8_t[]", math.prod(shape))
+        return self.lib.smidgen_decode(codec, plane, data, len(data), out, scratch), bytes(out)
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Core:
+    """The core as it is where the processor has no vectors."""
+    folder = tmp_path_factory.mktemp("portable")
+    never = folder / "processor.c"
+    never.write_text(f'#include "{ROOT}/core/src/internal.h"\nint smidgen_processor_can(int way) {{ return !way; }}\n')
+    sources = [str(source) for source in SOURCES if source.name != never.name]
+    command = ["cc", "-std=c99", "-O1", "-shared", "-fPIC", "-pthread", str(never), *sources, "-o"]
+    subprocess.run([*command, str(folder / "core.so")], check=True)
+    ffi = FFI()
+    ffi.cdef(declarations((ROOT / "core" / "smidgen.h").read_text()))
+    return Core(ffi, ffi.dlopen(str(folder / "core.so")))
+
+
+@pytest.mark.parametrize("codec", [_core.lib.SMIDGEN_MIXED, _core.lib.SMIDGEN_MIXED64])
+@pytest.mark.parametrize("shape", [(70, 60), (5, 90, 3, 3), (2, 70_000), (3, 2, 900)])
+@pytest.mark.parametrize("width", [0.3, 2.0, 40.0])
+def test_vectors_give_the_same_bytes(codec: int, shape: tuple[int, ...], width: float, portable: Core) -> None:
+    rng, native = np.random.default_rng(1), Core(_core.ffi, _core.lib)
+    scales = np.exp(rng.normal(size=(*shape[:2], *[1] * (len(shape) - 2))))
+    symbols = np.clip(np.rint(rng.laplace(0, width * scales, shape)) + 127, 0, 254).astype(np.uint8).tobytes()
+    data = native.encode(codec, shape, symbols)
+    assert portable.encode(codec, shape, symbols) == data
+    assert native.decode(codec, shape, data) == portable.decode(codec, shape, data) == (0, symbols)
+
+
+@pytest.mark.parametrize("codec", [_core.lib.SMIDGEN_MIXED, _core.lib.SMIDGEN_MIXED64])
+@pytest.mark.parametrize("scale", [3, 60, 100, 119, 131, 200, 247])
+def test_vectors_make_the_same_of_noise(codec: int, scale: int, portable: Core) -> None:
+    """What is damaged decodes to something, and the checks afterwards must not depend on the processor."""
+    noise = bytes([scale]) + np.random.default_rng(scale).integers(0, 256, 4000, np.uint8).tobytes()
+    native = Core(_core.ffi, _core.lib)
+    assert native.decode(codec, (64, 80), noise) == portable.decode(codec, (64, 80), noise)

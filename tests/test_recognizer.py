@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import struct
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 
 import smidgen
 from smidgen.errors import FormatError, InputError, ModelError
+from smidgen.run.answer import lines
 from smidgen.run.recognizer import Recognizer, open_recognizer
 from smidgen.run.runner import Runner, open_runner
 
@@ -77,17 +79,49 @@ def test_what_is_wrong_is_said(program_file: Path, photos: list[Path], tmp_path:
         short.recognize("nowhere.jpg")
 
 
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    """The command as a shell starts it, and then the names of all modules that it loaded."""
+    code = "import sys; from smidgen.__main__ import main; main(); print(*sys.modules)"
+    return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_the_command_loads_next_to_nothing(number: int, program_file: Path, photos: list[Path]) -> None:
-    code = "import sys; from smidgen.cli import main; main(); print(*sys.modules)"
-    command = [sys.executable, "-c", code, "recognize", program_file, photos[number]]
-    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1].split())
-    assert "smidgen.run.recognizer" in loaded
-    assert not loaded & {"numpy", "onnx", "onnxruntime", "torch", "importlib.metadata", "pathlib", "smidgen.file"}
-    assert {room for room in loaded if room.startswith("smidgen.cli.")} == {
-        "smidgen.cli.output",
-        "smidgen.cli.recognize",
-    }
+    *answers, loaded = run("recognize", program_file, photos[number]).stdout.splitlines()
+    assert "smidgen.run.recognizer" in loaded.split()
+    heavy = {"numpy", "onnx", "torch", "pathlib", "click", "inspect", "dataclasses", "concurrent.futures"}
+    assert not set(loaded.split()) & {*heavy, "smidgen.cli", "smidgen.archive", "PIL.TiffImagePlugin"}
+    assert answers == list(lines({"": open_recognizer(program_file).recognize(photos[number])}))
+
+
+def test_several_pictures_and_words_that_need_the_command_line(program_file: Path, photos: list[Path]) -> None:
+    plain, longer = run("recognize", program_file, *photos), run("recognize", program_file, *photos, "--top", 5)
+    assert plain.stdout.splitlines()[:-1] == longer.stdout.splitlines()[:-1]
+    assert plain.stdout.count(f"{photos[0]}:") == 1
+    assert "smidgen.cli" not in plain.stdout.split()
+    assert "smidgen.cli" in longer.stdout.split()
+
+
+def test_what_is_wrong_is_said_by_the_command_line(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
+    tiny.archive().save(tmp_path / "tiny.smidgen")
+    done = run("recognize", tmp_path / "tiny.smidgen", photos[0])  # it has no program
+    assert (done.returncode, "smidgen.run.runner" in done.stdout.split()) == (0, True)
+    for words, status, said in (
+        ((program_file, "nowhere.jpg"), 1, "smidgen: nowhere.jpg: no such file"),
+        (("nowhere.smidgen", photos[0]), 1, "smidgen: nowhere.smidgen: cannot be read: No such file or directory"),
+        ((program_file,), 2, "Missing argument 'PICTURES...'"),
+    ):
+        done = run("recognize", *words)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert said in done.stderr
+
+
+def test_a_reader_that_goes_away(program_file: Path, photos: list[Path]) -> None:
+    command = [sys.executable, "-m", "smidgen", "recognize", str(program_file), *map(str, photos)]
+    shell = f"{shlex.join(command)} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.returncode in (0, 1)
 
 
 def test_the_version() -> None:

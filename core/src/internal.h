@@ -7,6 +7,13 @@
 /* Of the larger trellis, that of rule SMIDGEN_TRELLIS_64: Ungerboeck's code with the polynomials 103 and 24 (octal). */
 enum { SMIDGEN_STATES = 64, SMIDGEN_ODD_GRID = 0103 >> 1, SMIDGEN_ODD_SYMBOL = 024 >> 1 };
 
+/* Whether the processor, and the operating system, have what one of SMIDGEN_PORTABLE and the ways after it needs. */
+int smidgen_processor_can(int way);
+
+/* What mixed.h does, by AVX2. Returns 0 if it was not built. */
+int smidgen_mixed_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                       uint32_t states, int encode);
+
 extern const uint8_t smidgen_next_of_8[8][2];
 extern const uint16_t smidgen_rate[256];
 extern const uint16_t smidgen_logistic[33];

@@ -1,252 +1,34 @@
-/* mixed: every symbol is a few binary decisions, whose probabilities come from a law with a centre and a width.
- *
- * What surrounds a trained weight tells its likely value, and even better how far off that will be. Two linear
- * regressions mix all that: one predicts the weight (the centre), one the error of the first (the width). They learn as
- * they go. The law is the logistic one, whose tails give every decision in closed form. So there are no tables of
- * contexts that would have to fill first: that is what makes small tensors small. Where a distribution differs from the
- * law, each kind of decision learns a gain and an offset for its log-odds.
- *
- * Trellis-coded ("dependent") quantization has two quantizers with different cells. Which one a weight used follows
- * from the parities above it in its column, so the codec can keep track and measure the weights as they really are.
- * Codecs mixed and mixed64 differ in the number of states that they follow.
- *
- * Weights are in 1/32 of a step, or what is named otherwise. docs/format.md gives all of it step by step. */
-#include "range.h"
-
-enum {
-    FEATURES = 9,
-    KINDS = 16,           /* of decisions: positive, negative, steps up, halves of a step */
-    PLACES = 64,          /* of a kernel; each has its own regressions */
-    CELLS = 65536,        /* columns told apart */
-    MOST_VALUE = 8192,    /* of a centre */
-    MOST_WIDTH = 1 << 18, /* 1/16 */
-    LEAST_WIDTH = 40,
-    STEP = 512,
-    SCALE = 355 << 16 /* 355 is 512 log(2): the mean error of the law, in 1/256 of the unit of its tails */
-};
-
-/* What is known of a column: means of its weights, the mean of the errors, its last weight. */
-typedef struct {
-    int32_t fast, slow; /* 1/256 */
-    int32_t spread;     /* 1/16 */
-    int16_t value, error;
-    uint32_t state; /* of the trellis */
-} column;
-
-typedef struct {
-    int32_t centre[PLACES][FEATURES], width[PLACES][FEATURES]; /* 16 fractional bits */
-    int32_t gain[2][KINDS], offset[2][KINDS];                  /* 16 fractional bits; by the quantizer */
-    int32_t inverse;                                           /* SCALE / width */
-    uint32_t quantizer;
-    smidgen_range range;
-} model;
-
-static inline int32_t absolute(int32_t x) {
-    return x < 0 ? -x : x;
-}
-
-static inline int32_t clamp(int64_t x, int32_t most) {
-    return x > most ? most : x < -most ? -most : (int32_t)x;
-}
-
-/* In the law's unit, 8 fractional bits, as are all log-odds. */
-static inline int32_t scaled(const model *m, int32_t x) {
-    return (int32_t)(((int64_t)x * m->inverse) >> 12);
-}
-
-/* From a table of points 16 apart. */
-static inline int32_t between(const uint16_t *table, int32_t x) {
-    int32_t i = x < 2047 ? x >> 4 : 127, rest = x < 2047 ? x & 15 : 15;
-    return table[i] - (((table[i] - table[i + 1]) * rest) >> 4);
-}
-
-/* log(1 + exp(-x)) */
-static inline int32_t tail(int32_t x) {
-    return x < 0 ? between(smidgen_tail, -x) - x : between(smidgen_tail, x);
-}
-
-/* log(exp(x) - 1), x >= 0. The log-odds that a weight lies above t + x rather than between t and t + x are
- * tail(t) - step(x). */
-static inline int32_t step(int32_t x) {
-    return x - between(smidgen_step, x);
-}
-
-/* 65536 / (1 + exp(-x)) */
-static inline int32_t squash(int32_t x) {
-    uint32_t shifted = (uint32_t)(clamp(x, 2047) + 2048);
-    int32_t low = smidgen_sigmoid[shifted >> 7], high = smidgen_sigmoid[(shifted >> 7) + 1];
-    return low + (((high - low) * (int32_t)(shifted & 127) + 64) >> 7);
-}
-
-static inline int decide(model *m, uint32_t kind, int32_t odds, int bit, const int encode) {
-    int32_t *gain = &m->gain[m->quantizer][kind], *offset = &m->offset[m->quantizer][kind], p, error;
-    odds = clamp(odds, 4095);
-    p = squash((int32_t)(((int64_t)odds * *gain + (int64_t)*offset * 256) >> 16));
-    bit = smidgen_range_code(&m->range, bit, (uint32_t)p, encode);
-    error = (bit ? 65535 : 0) - p;
-    *gain = clamp(*gain + ((odds * error + (1 << 17)) >> 18), 1 << 18);
-    *offset = clamp(*offset + ((error + (1 << 8)) >> 9), 1 << 19);
-    return bit;
-}
-
-/* Codes a symbol of -below..above. */
-static inline int code_symbol(model *m, int32_t centre, int k, int below, int above, const int encode) {
-    const int32_t half = m->quantizer ? 8 : 16; /* of the cell of zero; the others end at 0, 32, .. or 16, 48, .. */
-    const uint32_t bits = smidgen_length((uint32_t)(SCALE / m->inverse));
-    uint32_t steps = 0, shift = bits > 10 ? bits - 10 : 0;
-    int32_t from = scaled(m, centre - half), size = scaled(m, 2 * half), base;
-    int negative = 0, most = above, a = 1;
-    if (!above || !decide(m, 0, from, k > 0, encode)) {
-        if (!below || !decide(m, 1, tail(from) - step(size), k < 0, encode))
-            return 0;
-        negative = 1;
-        most = below;
-        centre = -centre;
-        k = -k;
-    }
-    /* |k| >= a: up in steps that suit the width, then in ever longer ones, as far as the alphabet goes */
-    from = scaled(m, (m->quantizer ? 0 : 16) - centre);
-    size = scaled(m, 32 << shift);
-    base = step(size);
-    while (a + (1 << shift) <= most) {
-        if (!decide(m, 2 + (steps < 12 ? steps : 12), tail(from) - base, k >= a + (1 << shift), encode))
-            break;
-        a += 1 << shift;
-        from += size;
-        if (++steps >= 12) {
-            shift++;
-            size *= 2;
-            base = step(size);
-        }
-    }
-    /* which one of the last step: the upper half or the lower one, and so on */
-    while (shift > 0) {
-        shift--;
-        size >>= 1;
-        if (a + (1 << shift) > most)
-            continue;
-        if (decide(m, KINDS - 1, tail(from) - tail(from + 2 * size) - size, k >= a + (1 << shift), encode)) {
-            a += 1 << shift;
-            from += size;
-        }
-    }
-    return negative ? -a : a;
-}
-
-static inline int64_t predict(const int32_t *weights, const int32_t *features) {
-    int64_t sum = 0;
-    for (int i = 0; i < FEATURES; i++)
-        sum += (int64_t)features[i] * weights[i];
-    return sum;
-}
-
-/* Normalised least mean squares: the error, in the law's unit, and the features count in proportion to the width. Where
- * that is below a step, all but a few symbols are zero, and those few must not throw the weights about. */
-static inline void learn(const model *m, int32_t *weights, const int32_t *features, int32_t error) {
-    const int64_t rate = (int64_t)clamp(error, 2048) * (m->inverse < SCALE / STEP ? m->inverse : SCALE / STEP);
-    for (int i = 0; i < FEATURES; i++)
-        weights[i] = clamp(weights[i] + ((features[i] * rate + (1 << 23)) >> 24), 1 << 18);
-}
-
-/* A mean moves towards x by rate / 65536. */
-static inline int32_t towards(int32_t mean, int32_t x, uint32_t rate) {
-    return mean + (int32_t)(((int64_t)(x - mean) * rate) >> 16);
-}
-
-static void start(model *m, column *columns, size_t count, column fresh) {
-    static const int32_t width[FEATURES] = {2400, 2400, 2400, 2400, 2400, 2400, 12000, 12000, 24000};
-    for (size_t i = 0; i < PLACES; i++)
-        for (size_t j = 0; j < FEATURES; j++) {
-            m->centre[i][j] = 0;
-            m->width[i][j] = width[j];
-        }
-    for (size_t i = 0; i < KINDS; i++) {
-        m->gain[0][i] = m->gain[1][i] = 65536;
-        m->offset[0][i] = m->offset[1][i] = 0;
-    }
-    for (size_t i = 0; i < count; i++)
-        columns[i] = fresh;
-}
-
-static int zero_of(const smidgen_plane *plane) {
-    return (int)(plane->zero < plane->levels ? plane->zero : plane->levels / 2);
-}
-
-/* Of a trellis, `states` is the number of its states, else 0. */
-static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *symbols, int32_t spread, uint32_t states,
-                              const int encode) {
-    const size_t length = (size_t)plane->columns * plane->inner;
-    const size_t back = plane->inner < 5 ? 5 : plane->inner; /* to the kernel before, or past the four symbols before */
-    const int zero = zero_of(plane), above = (int)plane->levels - 1 - zero;
-    const column fresh = {0, 0, spread, 0, (int16_t)(spread >> 4), 0};
-    column *columns = (column *)(m + 1);
-    int32_t mean = spread; /* of the errors of all rows */
-    int32_t v[4] = {0, 0, 0, 0}, e[4] = {fresh.error, fresh.error, fresh.error, fresh.error};
-    start(m, columns, length < CELLS ? length : CELLS, fresh);
-    for (uint32_t r = 0; r < plane->rows; r++) {
-        uint8_t *row = symbols + r * length;
-        int32_t running = mean, level = 0; /* means of this row: of errors, of weights */
-        size_t place = 0;
-        for (size_t c = 0; c < length; c++) {
-            column *here = &columns[c % CELLS];
-            const column *before = c < back ? &fresh : &columns[(c - back) % CELLS];
-            int32_t *centres = m->centre[place % PLACES], *widths = m->width[place % PLACES];
-            const int32_t values[FEATURES] = {v[0], v[1], v[2], v[3], here->value, before->value, level >> 8,
-                                              here->fast >> 8, here->slow >> 8};
-            /* where rows and columns differ in scale, their scales multiply */
-            const int32_t product = clamp((int64_t)running * here->spread / (mean + 16), MOST_WIDTH);
-            const int32_t errors[FEATURES] = {e[0], e[1], e[2], e[3], here->error, before->error, running >> 4,
-                                              here->spread >> 4, product >> 4};
-            const int32_t centre = clamp(predict(centres, values) >> 16, MOST_VALUE);
-            int32_t width = clamp(predict(widths, errors) >> 12, MOST_WIDTH), error;
-            int k;
-            if (width < running / 4)
-                width = running / 4;
-            if (width < LEAST_WIDTH)
-                width = LEAST_WIDTH;
-            m->inverse = SCALE / width;
-            m->quantizer = here->state & 1;
-            k = code_symbol(m, centre, encode ? (int)row[c] - zero : 0, zero, above, encode);
-            if (!encode)
-                row[c] = (uint8_t)(k + zero);
-            v[3] = v[2], v[2] = v[1], v[1] = v[0];
-            e[3] = e[2], e[2] = e[1], e[1] = e[0];
-            v[0] = 32 * k - (m->quantizer ? 16 * ((k > 0) - (k < 0)) : 0);
-            error = v[0] - centre;
-            e[0] = absolute(error);
-            learn(m, centres, values, 4 * scaled(m, error));
-            learn(m, widths, errors, scaled(m, e[0]) - 355);
-            running = towards(running, e[0] * 16, smidgen_rate[c < 50 ? c + 12 : 62]);
-            level = towards(level, v[0] * 256, smidgen_rate[c < 62 ? c : 62]);
-            here->fast = towards(here->fast, v[0] * 256, 8192);
-            here->slow = towards(here->slow, v[0] * 256, smidgen_rate[r < 255 ? r : 255]);
-            here->spread = towards(here->spread, e[0] * 16, smidgen_rate[r < 22 ? r + 8 : 30]);
-            here->value = (int16_t)v[0];
-            here->error = (int16_t)e[0];
-            if (states)
-                here->state = smidgen_next_state(states, here->state, k & 1);
-            if (++place == plane->inner)
-                place = 0;
-        }
-        mean = (mean + running) / 2;
-    }
-}
+/* mixed: from planes to the codec's bytes and back; mixed.h has what goes on between. */
+#include "mixed.h"
 
 /* The first byte: the mean of |v| on a scale of eight an octave, plus 128 for a trellis; or PLAIN before the symbols as
  * they are, so that no plane grows by more than that. */
 enum { SCALES = 120, PLAIN = 255, SPARE = 16 };
 
-static int32_t mean_of(uint32_t code) {
-    return (int32_t)((8 + code % 8) << (code / 8));
+static int32_t mean_of(uint32_t scale) {
+    return (int32_t)((8 + scale % 8) << (scale / 8));
+}
+
+enum { LARGE = 4096 }; /* symbols from which it pays to ask the processor what it can: virtual machines take 20 us */
+
+/* Both directions, as quickly as the processor can. */
+static void code(model *m, const smidgen_plane *plane, uint8_t *symbols, int32_t spread, uint32_t states, int encode) {
+    if (smidgen_count(plane) >= LARGE && smidgen_processor_can(SMIDGEN_AVX2) &&
+        smidgen_mixed_avx2(m, plane, symbols, spread, states, encode))
+        return;
+    if (encode)
+        code_plane(m, plane, symbols, spread, states, 1);
+    else
+        code_plane(m, plane, symbols, spread, states, 0);
 }
 
 static int64_t encode_as(const smidgen_plane *plane, const uint8_t *symbols, uint8_t *out, size_t capacity, model *m,
-                         uint32_t code, uint32_t states) {
+                         uint32_t scale, uint32_t states) {
     int64_t size;
-    out[0] = (uint8_t)(code + (states ? 128 : 0));
+    out[0] = (uint8_t)(scale + (states ? 128 : 0));
     smidgen_range_start(&m->range, out + 1, capacity - 1, 1);
     /* the encoder only reads the symbols; one body for both directions wants a plain pointer */
-    code_plane(m, plane, (uint8_t *)(uintptr_t)symbols, mean_of(code), states, 1);
+    code(m, plane, (uint8_t *)(uintptr_t)symbols, mean_of(scale), states, 1);
     size = smidgen_range_end(&m->range);
     return size < 0 ? (int64_t)capacity : size + 1;
 }
@@ -256,18 +38,18 @@ static int64_t encode(const smidgen_plane *plane, const uint8_t *symbols, uint8_
     const size_t count = smidgen_count(plane);
     const int zero = zero_of(plane);
     uint64_t sum = 0;
-    uint32_t code = 0;
+    uint32_t scale = 0;
     int64_t plain, trellis;
     if (capacity < count + SPARE)
         return SMIDGEN_SPACE;
     for (size_t i = 0; i < count; i++)
         sum += (uint64_t)absolute((int)symbols[i] - zero);
-    while (code < SCALES - 1 && (uint64_t)mean_of(code + 1) * count <= sum * 512)
-        code++;
-    trellis = encode_as(plane, symbols, out, count + SPARE, scratch, code, states);
-    plain = encode_as(plane, symbols, out, count + SPARE, scratch, code, 0);
+    while (scale < SCALES - 1 && (uint64_t)mean_of(scale + 1) * count <= sum * 512)
+        scale++;
+    trellis = encode_as(plane, symbols, out, count + SPARE, scratch, scale, states);
+    plain = encode_as(plane, symbols, out, count + SPARE, scratch, scale, 0);
     if (trellis < plain)
-        plain = encode_as(plane, symbols, out, count + SPARE, scratch, code, states);
+        plain = encode_as(plane, symbols, out, count + SPARE, scratch, scale, states);
     if (plain <= (int64_t)count)
         return plain;
     out[0] = PLAIN;
@@ -295,7 +77,7 @@ static int decode(const smidgen_plane *plane, const uint8_t *data, size_t size, 
     if (data[0] % 128 >= SCALES)
         return SMIDGEN_CORRUPT;
     smidgen_range_start(&m->range, (uint8_t *)(uintptr_t)data + 1, size - 1, 0);
-    code_plane(m, plane, symbols, mean_of(data[0] % 128u), data[0] / 128 ? states : 0, 0);
+    code(m, plane, symbols, mean_of(data[0] % 128u), data[0] / 128 ? states : 0, 0);
     return smidgen_range_check(&m->range);
 }
 

@@ -6,40 +6,52 @@ enum { MOST = 128 }; /* inputs of 255 times weights of so much in all stay in 16
 /* The 4 x 16 weights of a step. Returns whether there is one that is not zero. */
 static int gather(const kernel *k, uint32_t first, uint32_t outputs, uint32_t y, uint32_t x, uint32_t input,
                   int32_t step[SMIDGEN_BLOCK][SMIDGEN_STEP]) {
+    const size_t plane = (size_t)k->height * k->width;
+    const int16_t *from = k->integers + (size_t)first * k->row + input * plane + y * k->width + x;
+    const uint32_t inputs = k->inputs - input < SMIDGEN_STEP ? k->inputs - input : SMIDGEN_STEP;
+    int32_t any = 0;
+    if (outputs < SMIDGEN_BLOCK || inputs < SMIDGEN_STEP)
+        __builtin_memset(step, 0, SMIDGEN_BLOCK * sizeof step[0]);
+    for (uint32_t o = 0; o < outputs; o++, from += k->row)
+        for (uint32_t i = 0; i < inputs; i++)
+            any |= step[o][i] = from[i * plane];
+    return any != 0;
+}
+
+/* Takes from what is left of a step's weights as much as a kernel can multiply at once. Returns whether anything is
+ * left. */
+static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], int32_t most,
+                   int16_t out[SMIDGEN_BLOCK][SMIDGEN_STEP]) {
     int32_t any = 0;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
         for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
-            step[o][i] = o < outputs && input + i < k->inputs
-                             ? k->integers[(size_t)(first + o) * k->row + ((input + i) * k->height + y) * k->width + x]
-                             : 0;
-            any |= step[o][i];
+            const int32_t part = left[o][i] > most ? most : left[o][i] < -most - 1 ? -most - 1 : left[o][i];
+            out[o][i] = (int16_t)part;
+            left[o][i] -= part;
+            any |= left[o][i];
         }
     return any != 0;
 }
 
-/* Takes from what is left of a step's weights as much as a kernel can multiply at once, and where sums have only 16 bits,
- * not more than they hold for inputs of 255. Returns whether anything is left. */
-static int portion(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], const smidgen_kernels *kernels,
-                   int16_t out[SMIDGEN_BLOCK][SMIDGEN_STEP], uint8_t above[SMIDGEN_BLOCK][2],
-                   uint8_t below[SMIDGEN_BLOCK][2]) {
-    const uint32_t lanes = kernels->lanes;
+/* The same where sums have only 16 bits, of which it takes no more than they hold for inputs of 255. */
+static int portion_of_16_bits(int32_t left[SMIDGEN_BLOCK][SMIDGEN_STEP], const smidgen_kernels *kernels,
+                              int16_t out[SMIDGEN_BLOCK][SMIDGEN_STEP], uint8_t above[SMIDGEN_BLOCK][2],
+                              uint8_t below[SMIDGEN_BLOCK][2]) {
     int32_t any = 0;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++) {
         above[o][0] = above[o][1] = below[o][0] = below[o][1] = 0;
         for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
-            const uint32_t lane = lanes == 2 ? i / 2 : 0;
+            const uint32_t lane = kernels->lanes == 2 ? i / 2 : 0;
             int32_t part = left[o][i], room = part > 0 ? kernels->most : kernels->most + 1;
-            if (lanes) {
-                const int32_t rest = MOST - (part > 0 ? above[o][lane] : below[o][lane]);
-                room = rest < room ? rest : room;
-            }
+            const int32_t rest = MOST - (part > 0 ? above[o][lane] : below[o][lane]);
+            room = rest < room ? rest : room;
             part = part > room ? room : part < -room ? -room : part;
             out[o][i] = (int16_t)part;
             left[o][i] -= part;
             any |= left[o][i];
-            if (part > 0 && lanes)
+            if (part > 0)
                 above[o][lane] = (uint8_t)(above[o][lane] + part);
-            else if (lanes)
+            else
                 below[o][lane] = (uint8_t)(below[o][lane] - part);
         }
     }
@@ -72,20 +84,19 @@ static size_t step_bytes(const smidgen_kernels *kernels) {
 }
 
 static void place_step(const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP], int8_t *out) {
+    const int32_t raised = kernels->raised;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
-        for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
-            const int32_t weight = weights[o][i] + kernels->raised;
+        for (uint32_t i = 0; i < SMIDGEN_STEP; i++)
             if (kernels->order == SMIDGEN_PAIRS)
-                ((int16_t *)(void *)out)[((o / 4 * 2 + i % 2) * 4 + o % 4) * 2 + i / 2] = (int16_t)weight;
+                ((int16_t *)(void *)out)[((o / 4 * 2 + i % 2) * 4 + o % 4) * 2 + i / 2] = (int16_t)(weights[o][i] + raised);
             else if (kernels->order == SMIDGEN_BY_INPUT)
-                out[i * SMIDGEN_BLOCK + o] = (int8_t)weight;
+                out[i * SMIDGEN_BLOCK + o] = (int8_t)(weights[o][i] + raised);
             else
-                out[o * SMIDGEN_STEP + i] = (int8_t)weight;
-        }
+                out[o * SMIDGEN_STEP + i] = (int8_t)(weights[o][i] + raised);
 }
 
-static void add_step(packing *p, const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP],
-                     uint8_t above[SMIDGEN_BLOCK][2], uint8_t below[SMIDGEN_BLOCK][2], uint32_t offset) {
+/* Ends the run if its sums of 16 bits have no room for another step. */
+static void make_room(packing *p, uint8_t above[SMIDGEN_BLOCK][2], uint8_t below[SMIDGEN_BLOCK][2]) {
     int full = p->length == 65535;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
         for (uint32_t lane = 0; lane < 2; lane++)
@@ -97,6 +108,12 @@ static void add_step(packing *p, const smidgen_kernels *kernels, const int16_t w
             p->above[o][lane] += above[o][lane];
             p->below[o][lane] += below[o][lane];
         }
+}
+
+static void add_step(packing *p, const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP],
+                     uint32_t offset) {
+    if (p->length == 65535)
+        end_run(p);
     if (p->weights) {
         place_step(kernels, weights, p->weights + p->steps * step_bytes(kernels));
         p->offsets[p->steps] = offset;
@@ -118,8 +135,13 @@ static void pack(const kernel *k, const smidgen_operation *o, const smidgen_valu
                     y * o->dilation_height * in->row + x * o->dilation_width * in->pitch + channel + input;
                 int more = gather(k, first, outputs, y, x, input, left);
                 while (more) {
-                    more = portion(left, kernels, weights, above, below);
-                    add_step(p, kernels, (const int16_t(*)[SMIDGEN_STEP])weights, above, below, offset);
+                    if (kernels->lanes) {
+                        more = portion_of_16_bits(left, kernels, weights, above, below);
+                        make_room(p, above, below);
+                    } else {
+                        more = portion(left, kernels->most, weights);
+                    }
+                    add_step(p, kernels, (const int16_t(*)[SMIDGEN_STEP])weights, offset);
                 }
             }
     end_run(p);
@@ -137,9 +159,11 @@ static int place_block(loader *l, packing *p, uint32_t steps, uint32_t run_count
 
 /* The bias of an output: what its sum starts with, modulo 2^32. */
 static int32_t bias_of(const kernel *k, const smidgen_kernels *kernels, uint32_t output) {
+    const int16_t *integers = k->integers + (size_t)output * k->row;
+    const uint32_t count = kernels->raised ? k->row : 0;
     uint32_t bias = (uint32_t)k->bias[output];
-    for (uint32_t i = 0; i < k->row && kernels->raised; i++)
-        bias += 128 * (uint32_t)k->integers[(size_t)output * k->row + i];
+    for (uint32_t i = 0; i < count; i++)
+        bias += 128 * (uint32_t)integers[i];
     return (int32_t)bias;
 }
 

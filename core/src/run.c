@@ -1,10 +1,6 @@
 /* run: the operations of a network, one after the other; each can be cut into parts for several threads. */
 #include "engine.h"
 
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
-#include <cpuid.h>
-#endif
-
 int smidgen_kernels_of(int way, smidgen_kernels *kernels) {
     switch (way) {
     case SMIDGEN_PORTABLE:
@@ -20,38 +16,9 @@ int smidgen_kernels_of(int way, smidgen_kernels *kernels) {
     }
 }
 
-#if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
-/* Registers that the operating system keeps for each thread, by the bits of XCR0. */
-static uint32_t kept_registers(void) {
-    uint32_t a, b, c, d;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE))
-        return 0;
-    __asm__ volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
-    return a;
-}
-
-static int processor_can(int way) {
-    const uint32_t avx = 0x6, avx512 = 0xe6, needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-    const uint32_t kept = kept_registers();
-    uint32_t a, b, c, d;
-    if (way < SMIDGEN_AVX2)
-        return 1;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
-        return 0;
-    if (way == SMIDGEN_AVX2)
-        return (kept & avx) == avx && (b & bit_AVX2);
-    return (kept & avx512) == avx512 && (b & needed) == needed && (c & bit_AVX512VNNI);
-}
-#else
-static int processor_can(int way) {
-    (void)way;
-    return 1;
-}
-#endif
-
 int smidgen_can(int way) {
     smidgen_kernels kernels;
-    return smidgen_kernels_of(way, &kernels) && processor_can(way);
+    return smidgen_kernels_of(way, &kernels) && smidgen_processor_can(way);
 }
 
 int smidgen_best_way(void) {

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from smidgen.container import read_bytes
 from smidgen.errors import InputError
+from smidgen.label import Label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,19 +19,7 @@ if TYPE_CHECKING:
     from smidgen.code import Code
     from smidgen.run.runner import Runner
 
-__all__ = ["Archive", "Label", "Preprocessing", "open_archive", "read_bytes"]
-
-
-@dataclass(frozen=True)
-class Label:
-    """One class: the id that folders are matched by (for ImageNet ``n01440764``) and the name people read."""
-
-    id: str
-    name: str
-
-    def __post_init__(self) -> None:
-        if any(c in self.id + self.name for c in "\t\n"):
-            raise InputError(f"label {self.id!r}: neither id nor name may hold a tab or a line break")
+__all__ = ["Archive", "Label", "Preprocessing", "open_archive"]
 
 
 @dataclass(frozen=True)
@@ -171,16 +161,3 @@ def open_archive(path: str | os.PathLike[str]) -> Archive:
     from smidgen.file import read
 
     return read(read_bytes(path), str(path))
-
-
-def read_bytes(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a file.
-
-    Raises:
-        InputError: it cannot be read, and why.
-    """
-    try:
-        with open(path, "rb") as stream:
-            return stream.read()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None

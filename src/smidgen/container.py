@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from smidgen._core import ffi, lib
-from smidgen.archive import Label
-from smidgen.errors import FormatError
+from smidgen.errors import FormatError, InputError
 
-__all__ = ["REASONS", "open_header", "parse_labels", "read_section", "text_of", "unset"]
+__all__ = ["REASONS", "open_header", "read_bytes", "read_section", "text_of", "unset"]
 
 SCRATCH = 3 * 2**20
 """Bytes that decoding a section takes."""
@@ -26,6 +26,19 @@ REASONS = {
     lib.SMIDGEN_BAD_LIMIT: "refused: it claims more data than a file of its size can hold",
     lib.SMIDGEN_BAD_PROGRAM: "invalid: its program contradicts itself or its tensors",
 }
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        InputError: it cannot be read, and why.
+    """
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def open_header(data: bytes) -> Any:
@@ -68,19 +81,3 @@ def text_of(data: bytes, what: str) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise FormatError(f"invalid: {what} is not UTF-8") from None
-
-
-def parse_labels(data: bytes) -> tuple[Label, ...]:
-    r"""The classes of the labels section.
-
-    Raises:
-        FormatError: a line is not an id, a tab and a name.
-
-    Example:
-        >>> parse_labels(b"n01440764\ttench\n")
-        (Label(id='n01440764', name='tench'),)
-    """
-    lines = text_of(data, "the list of labels").split("\n")
-    if lines.pop() or any(line.count("\t") != 1 for line in lines):
-        raise FormatError("invalid: a label is not an id, a tab and a name")
-    return tuple(Label(*line.split("\t")) for line in lines)

@@ -10,6 +10,8 @@ SmidgenError            anything the user can mend; one line: what, where, what 
 """
 
 __all__ = [
+    "NOT_FINITE",
+    "UNPREPARED",
     "FormatError",
     "InputError",
     "ModelError",
@@ -19,6 +21,12 @@ __all__ = [
     "WeightError",
     "one_line",
 ]
+
+NOT_FINITE = "the network gives scores that are not finite; its weights are damaged or too coarse"
+UNPREPARED = (
+    "the file does not say how pictures are prepared; give the module an attribute `preprocessing` and compress it "
+    "again"
+)
 
 
 class SmidgenError(Exception):

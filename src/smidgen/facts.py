@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.archive import read_bytes
 from smidgen.code import Code
+from smidgen.container import read_bytes
 from smidgen.errors import ModelError
 from smidgen.file import TensorInfo, inspect, outline, read, section_sizes
 

@@ -22,8 +22,9 @@ from smidgen._core import ffi, lib
 from smidgen.archive import Archive, Preprocessing
 from smidgen.code import Affine, Code, Rule, Table, Trellis
 from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
-from smidgen.container import REASONS, open_header, parse_labels, text_of
+from smidgen.container import REASONS, open_header, text_of
 from smidgen.errors import FormatError, InputError, WeightError
+from smidgen.label import parse_labels
 
 __all__ = [
     "FAST",

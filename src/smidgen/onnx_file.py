@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from smidgen.archive import Archive, read_bytes
+from smidgen.archive import Archive
+from smidgen.container import read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
 from smidgen.graph import strip_
 from smidgen.run.onnx_graph import STANDARD, graphs_of, inner_graphs, tensors_of

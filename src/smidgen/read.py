@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from smidgen.archive import Archive, Label, Preprocessing, open_archive, read_bytes
+from smidgen.archive import Archive, Label, Preprocessing, open_archive
+from smidgen.container import read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
 from smidgen.graph import export_graph
 from smidgen.network import Network

@@ -158,7 +158,7 @@ def _check_against(path: Path, batch: NDArray[Any]) -> None:
     """Runs another ONNX file once on the same input, whatever that is called there."""
     import onnx
 
-    from smidgen.archive import read_bytes
+    from smidgen.container import read_bytes
     from smidgen.errors import ModelError, SmidgenError, one_line
     from smidgen.run.session import Engine
 

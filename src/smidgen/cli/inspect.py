@@ -16,7 +16,7 @@ __all__ = ["inspect"]
 @json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Shows every layer of FILE: shape, method, bits per weight, bytes, share of the file."""
-    from smidgen.archive import read_bytes
+    from smidgen.container import read_bytes
     from smidgen.facts import advice, facts_of
     from smidgen.file import inspect as inspect_bytes
 

@@ -19,6 +19,7 @@ __all__ = ["recognize"]
 @json_option
 def recognize(file: str, pictures: tuple[str, ...], top: int, engine: str | None, as_json: bool) -> None:
     """Names what is in PICTURES, with the network in FILE."""
+    from smidgen.run.answer import lines
     from smidgen.run.recognizer import open_recognizer
 
     recognizer = open_recognizer(file, engine)
@@ -32,8 +33,5 @@ def recognize(file: str, pictures: tuple[str, ...], top: int, engine: str | None
             }
         )
         return
-    for picture, found in answers.items():
-        if len(answers) > 1:
-            click.echo(f"{picture}:")
-        for answer in found:
-            click.echo(f"{100 * answer.score:6.2f} %  {answer.label.name}")
+    for line in lines(answers):
+        click.echo(line)

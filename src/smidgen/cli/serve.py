@@ -79,8 +79,9 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
 
     from PIL import Image
 
-    from smidgen.archive import open_archive, read_bytes
+    from smidgen.archive import open_archive
     from smidgen.cli.evaluate import opened, size_of
+    from smidgen.container import read_bytes
     from smidgen.errors import InputError
     from smidgen.file import outline
     from smidgen.preprocess import with_preprocessing

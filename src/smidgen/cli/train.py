@@ -73,7 +73,7 @@ def _show(outcome: Outcome, out: Path, drawn: bool, as_json: bool) -> None:
 
 
 def _report(folder: Path, recipe: str, out: Path, outcome: Outcome) -> None:
-    from smidgen.archive import read_bytes
+    from smidgen.container import read_bytes
     from smidgen.facts import facts_of
     from smidgen.report import write_report
     from smidgen.report.about_a_file import usage

@@ -9,7 +9,8 @@ from typing import Any
 
 import onnx
 
-from smidgen.archive import Archive, open_archive, read_bytes
+from smidgen.archive import Archive, open_archive
+from smidgen.container import read_bytes
 from smidgen.examples import Item, batches, groups
 from smidgen.facts import facts_beside
 from smidgen.file import outline

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from heapq import nlargest
 from typing import NamedTuple
 
-from smidgen.archive import Label
 from smidgen.errors import InputError, ModelError
+from smidgen.label import Label
 
-__all__ = ["NOT_FINITE", "UNPREPARED", "Answer", "likeliest"]
-
-NOT_FINITE = "the network gives scores that are not finite; its weights are damaged or too coarse"
-UNPREPARED = (
-    "the file does not say how pictures are prepared; give the module an attribute `preprocessing` and compress it "
-    "again"
-)
+__all__ = ["Answer", "likeliest", "lines"]
 
 
 class Answer(NamedTuple):
@@ -60,3 +54,17 @@ def likeliest(numbers: Sequence[float], probabilities: bool, labels: tuple[Label
         )
         for index in best
     ]
+
+
+def lines(answers: Mapping[str, Sequence[Answer]]) -> Iterator[str]:
+    """What people read: the answers to each picture, under its name where there are several.
+
+    Example:
+        >>> list(lines({"a.jpg": [Answer(Label("n02123045", "tabby"), 0.75)]}))
+        [' 75.00 %  tabby']
+    """
+    for picture, found in answers.items():
+        if len(answers) > 1:
+            yield f"{picture}:"
+        for answer in found:
+            yield f"{100 * answer.score:6.2f} %  {answer.label.name}"

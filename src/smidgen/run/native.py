@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen._core import ffi, lib
 from smidgen.container import unset
-from smidgen.errors import FormatError, InputError, ModelError
-from smidgen.run.answer import UNPREPARED
+from smidgen.errors import UNPREPARED, FormatError, InputError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np

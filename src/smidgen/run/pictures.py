@@ -40,7 +40,6 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Only the decoders that SUFFIXES need: Pillow has others that start foreign programs (EPS: Ghostscript).
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
-_FIRST = {"JPEG": b"\xff\xd8\xff", "PNG": b"\x89PNG\r\n\x1a\n"}
 
 _EXIF_ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_HEIGHT = 322, 323
@@ -118,7 +117,7 @@ def _from_file(
         # Pillow warns of large pictures (the limit here is checked below) and of oddities that do no harm
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _stream(source) as stream, Image.open(stream, formats=_formats(stream)) as image:
+            with _stream(source) as stream, _opened(stream) as image:
                 _check_size(*image.size, name, most)
                 if image.format == "TIFF":  # whose decoder takes memory for whole tiles
                     tags: Any = getattr(image, "tag_v2", {})
@@ -142,11 +141,17 @@ def _stream(source: str | os.PathLike[str] | bytes) -> BinaryIO:
     return BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
 
 
-def _formats(stream: BinaryIO) -> tuple[str, ...]:
-    """What a file may be, by its first bytes; where that is one format, Pillow need not load the others."""
+def _opened(stream: BinaryIO) -> Image.Image:
+    """The picture, by its first bytes; where they say which format it is, Pillow need not load the others."""
     start = stream.read(8)
     stream.seek(0)
-    return next(((name,) for name, first in _FIRST.items() if start.startswith(first)), _FORMATS)
+    if start.startswith(b"\xff\xd8\xff"):
+        from PIL.JpegImagePlugin import JpegImageFile
+
+        return JpegImageFile(stream)
+    from PIL import Image
+
+    return Image.open(stream, formats=("PNG",) if start == b"\x89PNG\r\n\x1a\n" else _FORMATS)
 
 
 def prepare(picture: NDArray[np.uint8] | Image.Image, preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -310,6 +315,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int | None:
+    if image.format == "JPEG" and not {"exif", "xmp"} & image.info.keys():
+        return None  # Pillow would load its decoder of TIFF to find that out
     try:
         return image.getexif().get(_EXIF_ORIENTATION)
     except Exception:  # a damaged EXIF block says nothing about the pixels, which are read all the same

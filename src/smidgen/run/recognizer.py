@@ -1,22 +1,24 @@
-"""The shortest way from a file with a program to the names of what is in pictures: by the core, without NumPy."""
+"""The shortest way from a file with a program to the names of what is in pictures: by the core, without NumPy.
+
+To decode the weights takes longest, and the core does that while Python waits for nothing; so it begins before anything
+is loaded that it does not need, such as Pillow.
+"""
 
 from __future__ import annotations
 
-import math
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from smidgen._core import lib
-from smidgen.archive import Label, read_bytes
-from smidgen.container import open_header, parse_labels, read_section
-from smidgen.errors import FormatError, ModelError
-from smidgen.run.answer import NOT_FINITE, Answer, likeliest
+from smidgen.container import open_header, read_bytes, read_section
+from smidgen.errors import NOT_FINITE, FormatError, ModelError
 from smidgen.run.native import Native
-from smidgen.run.pictures import open_image, resized
 
 if TYPE_CHECKING:
+    from smidgen.label import Label
+    from smidgen.run.answer import Answer
     from smidgen.run.runner import Runner
 
 __all__ = ["Recognizer", "open_recognizer"]
@@ -42,11 +44,33 @@ def open_recognizer(path: str | os.PathLike[str], engine: str | None = None) -> 
     return open_runner(path, engine=engine)
 
 
+class _Loading(threading.Thread):
+    """A network that is being loaded; ``result`` waits for it, and raises what went wrong."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(name="loading")
+        self._data = data
+        self._error: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._network = Native(self._data)
+        except Exception as error:
+            self._error = error
+
+    def result(self) -> Native:
+        self.join()
+        if self._error:
+            raise self._error
+        return self._network
+
+
 class Recognizer:
     """A file's network; what it recognizes is what ``Runner`` does.
 
-    To decode the weights takes longest, so a thread of its own begins with it at once; Pillow, the first picture and
-    the labels are read meanwhile.
+    A thread of its own begins at once to decode the weights; Pillow, the first picture and the labels are read
+    meanwhile.
 
     Args:
         data: all bytes of a file with a program.
@@ -56,12 +80,12 @@ class Recognizer:
 
     def __init__(self, data: bytes, header: Any, origin: str) -> None:
         self._data, self._header, self._origin = data, header, origin
-        pool = ThreadPoolExecutor(1)
-        self._network = pool.submit(Native, data)
-        pool.shutdown(wait=False)
+        self._network = _Loading(data)
 
     @cached_property
     def _labels(self) -> tuple[Label, ...]:
+        from smidgen.label import parse_labels
+
         return parse_labels(read_section(self._data, self._header, lib.SMIDGEN_LABELS))
 
     def recognize(self, picture: str | os.PathLike[str], top: int = 5) -> list[Answer]:
@@ -72,13 +96,18 @@ class Recognizer:
             InputError: the picture cannot be used, or ``top`` is below 1.
             ModelError: the file does not say how a picture becomes the input, or its labels do not fit.
         """
+        from math import isfinite
+
+        from smidgen.run.answer import likeliest
+        from smidgen.run.pictures import open_image, resized
+
         image = open_image(picture)
         try:
             labels = self._labels
             network = self._network.result()
             small = resized(image, *network.shape[2:], network.resample)
             numbers = network.picture(small.tobytes())
-            if not all(map(math.isfinite, numbers)):
+            if not all(map(isfinite, numbers)):
                 raise ModelError(NOT_FINITE)
             return likeliest(numbers, network.probabilities, labels, top)
         except (FormatError, ModelError) as error:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from smidgen.archive import Archive, Label, Preprocessing, read_bytes
-from smidgen.errors import FormatError, InputError, ModelError
-from smidgen.run.answer import NOT_FINITE, UNPREPARED, Answer, likeliest
+from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.container import read_bytes
+from smidgen.errors import NOT_FINITE, UNPREPARED, FormatError, InputError, ModelError
+from smidgen.run.answer import Answer, likeliest
 from smidgen.run.outputs import Output, last_operator, log_probabilities
 from smidgen.run.pictures import open_picture, prepare
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Protocol
 
-from smidgen.errors import ModelError
-from smidgen.run.answer import NOT_FINITE, UNPREPARED, Answer, likeliest
+from smidgen.errors import NOT_FINITE, UNPREPARED, ModelError
+from smidgen.run.answer import Answer, likeliest
 from smidgen.web.page import Shown
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from smidgen.archive import read_bytes
+from smidgen.container import read_bytes
 from smidgen.errors import InputError, ModelError
 from smidgen.facts import facts_beside, running
 from smidgen.file import outline

@@ -1,0 +1,47 @@
+"""The classes that a network tells apart, and the text that they are in a file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from smidgen.container import text_of
+from smidgen.errors import FormatError, InputError
+
+__all__ = ["Label", "parse_labels"]
+
+
+class _Label(NamedTuple):
+    id: str
+    name: str
+
+
+class Label(_Label):
+    """One class: the id that folders are matched by (for ImageNet ``n01440764``) and the name people read.
+
+    Raises:
+        InputError: the id or the name holds a tab or a line break.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, id: str, name: str) -> Label:
+        """A label of which a line of text can be made."""
+        if any(c in id + name for c in "\t\n"):
+            raise InputError(f"label {id!r}: neither id nor name may hold a tab or a line break")
+        return super().__new__(cls, id, name)
+
+
+def parse_labels(data: bytes) -> tuple[Label, ...]:
+    r"""The classes of the labels section.
+
+    Raises:
+        FormatError: a line is not an id, a tab and a name.
+
+    Example:
+        >>> parse_labels(b"n01440764\ttench\n")
+        (Label(id='n01440764', name='tench'),)
+    """
+    lines = text_of(data, "the list of labels").split("\n")
+    if lines.pop() or any(line.count("\t") != 1 for line in lines):
+        raise FormatError("invalid: a label is not an id, a tab and a name")
+    return tuple(Label._make(line.split("\t")) for line in lines)
