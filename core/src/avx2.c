@@ -40,8 +40,9 @@ static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *we
 /* Pixels of a tile: 12 of the 16 registers hold their sums; and steps of a run that are few. */
 enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16, SIGNS_TILE = 6 };
 
-/* Keeps GCC from loading the inputs of all pixels first, for which there are too few registers. */
-#define IN_REGISTERS(sum) __asm__ volatile("" : "+x"((sum)[0]), "+x"((sum)[1]))
+/* Adds to a sum in the register that it is in; and as this is volatile, what all pixels need is not loaded first, for
+ * which there would be too few registers. Without it GCC moves every sum about. */
+#define ADD(size, sum, x) __asm__ volatile("vpadd" size " %1, %0, %0" : "+x"(sum) : "x"(x))
 
 static inline __m256i inputs(const uint8_t *x) {
     int32_t four;
@@ -66,9 +67,8 @@ static inline __attribute__((always_inline)) void tile(const smidgen_block_of_ou
             const __m256i low = _mm256_load_si256(w), high = _mm256_load_si256(w + 1);
             for (int p = 0; p < pixels; p++) {
                 const __m256i a = inputs(p < 3 ? x + (size_t)p * step : y + (size_t)(p - 3) * step);
-                sum[p][0] = _mm256_add_epi16(sum[p][0], _mm256_maddubs_epi16(a, low));
-                sum[p][1] = _mm256_add_epi16(sum[p][1], _mm256_maddubs_epi16(a, high));
-                IN_REGISTERS(sum[p]);
+                ADD("w", sum[p][0], _mm256_maddubs_epi16(a, low));
+                ADD("w", sum[p][1], _mm256_maddubs_epi16(a, high));
             }
         }
         for (int p = 0; p < pixels; p++)
@@ -93,9 +93,8 @@ static inline __attribute__((always_inline)) void wide_tile(const smidgen_block_
         const __m256i low = _mm256_load_si256(w), high = _mm256_load_si256(w + 1);
         for (int p = 0; p < pixels; p++) {
             const __m256i a = inputs(x + (size_t)p * step);
-            sum[p][0] = _mm256_add_epi32(sum[p][0], _mm256_madd_epi16(_mm256_maddubs_epi16(a, low), ones));
-            sum[p][1] = _mm256_add_epi32(sum[p][1], _mm256_madd_epi16(_mm256_maddubs_epi16(a, high), ones));
-            IN_REGISTERS(sum[p]);
+            ADD("d", sum[p][0], _mm256_madd_epi16(_mm256_maddubs_epi16(a, low), ones));
+            ADD("d", sum[p][1], _mm256_madd_epi16(_mm256_maddubs_epi16(a, high), ones));
         }
     }
     for (int p = 0; p < pixels; p++)
@@ -161,9 +160,8 @@ static inline __attribute__((always_inline)) void some_differences(uint16_t (*su
             for (int p = 0; p < pixels; p++) {
                 const __m256i counts = _mm256_broadcastsi128_si256(
                     _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + (input[(size_t)p * step] & 0xf0))));
-                sum[p][0] = _mm256_add_epi8(sum[p][0], _mm256_shuffle_epi8(counts, low));
-                sum[p][1] = _mm256_add_epi8(sum[p][1], _mm256_shuffle_epi8(counts, high));
-                IN_REGISTERS(sum[p]);
+                ADD("b", sum[p][0], _mm256_shuffle_epi8(counts, low));
+                ADD("b", sum[p][1], _mm256_shuffle_epi8(counts, high));
             }
         }
         for (int p = 0; p < pixels; p++)
