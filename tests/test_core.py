@@ -118,6 +118,22 @@ def test_vectors_give_the_same_bytes(codec: int, shape: tuple[int, ...], width: 
     assert native.decode(codec, shape, data) == portable.decode(codec, shape, data) == (0, symbols)
 
 
+@pytest.mark.parametrize("kind", ["labels", "noise", "one letter"])
+def test_vectors_give_the_same_lines(kind: str, portable: Core) -> None:
+    rng, native, codec = np.random.default_rng(3), Core(_core.ffi, _core.lib), _core.lib.SMIDGEN_LINES
+    words = ["tabby", "cat", "Egyptian", "r\u00f6d", "n", "lynx,", "of"]
+    text = {
+        "labels": "".join(f"n{i * 37:08}\t{' '.join(rng.choice(words, 3))}\n" for i in range(700)).encode(),
+        "noise": rng.integers(0, 255, 9000, np.uint8).tobytes(),
+        "one letter": b"a" * 9000,  # all counts reach their ends
+    }[kind]
+    data = native.encode(codec, (1, len(text)), text)
+    assert portable.encode(codec, (1, len(text)), text) == data
+    assert native.decode(codec, (1, len(text)), data) == portable.decode(codec, (1, len(text)), data) == (0, text)
+    noise = rng.integers(0, 256, 900, np.uint8).tobytes()
+    assert native.decode(codec, (1, 5000), noise) == portable.decode(codec, (1, 5000), noise)
+
+
 @pytest.mark.parametrize("codec", [_core.lib.SMIDGEN_MIXED, _core.lib.SMIDGEN_MIXED64])
 @pytest.mark.parametrize("scale", [3, 60, 100, 119, 131, 200, 247])
 def test_vectors_make_the_same_of_noise(codec: int, scale: int, portable: Core) -> None:

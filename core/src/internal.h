@@ -10,12 +10,16 @@ enum { SMIDGEN_STATES = 64, SMIDGEN_ODD_GRID = 0103 >> 1, SMIDGEN_ODD_SYMBOL = 0
 /* Whether the processor, and the operating system, have what one of SMIDGEN_PORTABLE and the ways after it needs. */
 int smidgen_processor_can(int way);
 
-/* What mixed.h does, by AVX2. Returns 0 if it was not built. */
-int smidgen_mixed_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
-                       uint32_t states, int encode);
+/* What mixed.h and lines.h do, by AVX2. They return 0 if they were not built. */
+int smidgen_mixed_encode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states);
+int smidgen_mixed_decode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states);
+int smidgen_lines_encode_avx2(void *memory, size_t count, uint8_t *bytes);
+int smidgen_lines_decode_avx2(void *memory, size_t count, uint8_t *bytes);
 
 extern const uint8_t smidgen_next_of_8[8][2];
-extern const uint16_t smidgen_rate[256];
+extern const uint16_t smidgen_rate[257];
 extern const uint16_t smidgen_logistic[33];
 extern const uint16_t smidgen_tail[129];
 extern const uint16_t smidgen_step[129];

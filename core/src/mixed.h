@@ -51,8 +51,11 @@ static inline int32_t absolute(int32_t x) {
     return x < 0 ? -x : x;
 }
 
+/* Hardly anything ever has to be clamped, which processors foresee. */
 static inline int32_t clamp(int64_t x, int32_t most) {
-    return x > most ? most : x < -most ? -most : (int32_t)x;
+    if ((uint64_t)(x + most) <= 2 * (uint64_t)most)
+        return (int32_t)x;
+    return x > 0 ? most : -most;
 }
 
 /* In the law's unit, 8 fractional bits, as are all log-odds. */
@@ -60,34 +63,61 @@ static inline int32_t scaled(const model *m, int32_t x) {
     return (int32_t)(((int64_t)x * m->inverse) >> 12);
 }
 
-/* From a table of points 16 apart. */
-static inline int32_t between(const uint16_t *table, int32_t x) {
-    int32_t i = x < 2047 ? x >> 4 : 127, rest = x < 2047 ? x & 15 : 15;
-    return table[i] - (((table[i] - table[i + 1]) * rest) >> 4);
+/* Between points that are 16 apart, x >= 0. */
+static inline int32_t between(const uint16_t *points, int32_t x) {
+    const int32_t i = x < 2047 ? x >> 4 : 127, rest = x < 2047 ? x & 15 : 15;
+    return points[i] - (((points[i] - points[i + 1]) * rest) >> 4);
 }
 
+/* Between points that are 128 apart, 0 <= x < 4096. */
+static inline int32_t between_far(const uint16_t *points, uint32_t x) {
+    const int32_t low = points[x >> 7], high = points[(x >> 7) + 1];
+    return low + (((high - low) * (int32_t)(x & 127) + 64) >> 7);
+}
+
+/* The curves of the law. A way that keeps all their points defines OWN_CURVES and its own of these. */
+#ifndef OWN_CURVES
+typedef struct {
+    const uint16_t *tail, *step, *sigmoid;
+} curves;
+
+static inline void draw(curves *c) {
+    *c = (curves){smidgen_tail, smidgen_step, smidgen_sigmoid};
+}
+
+static inline int32_t tail_at(const curves *c, int32_t x) {
+    return between(c->tail, x);
+}
+
+static inline int32_t step_at(const curves *c, int32_t x) {
+    return between(c->step, x);
+}
+
+static inline int32_t sigmoid_at(const curves *c, uint32_t x) {
+    return between_far(c->sigmoid, x);
+}
+#endif
+
 /* log(1 + exp(-x)) */
-static inline int32_t tail(int32_t x) {
-    return between(smidgen_tail, absolute(x)) - (x < 0 ? x : 0);
+static inline int32_t tail(const curves *c, int32_t x) {
+    return tail_at(c, absolute(x)) - (x < 0 ? x : 0);
 }
 
 /* log(exp(x) - 1), x >= 0. The log-odds that a weight lies above t + x rather than between t and t + x are
  * tail(t) - step(x). */
-static inline int32_t step(int32_t x) {
-    return x - between(smidgen_step, x);
+static inline int32_t step(const curves *c, int32_t x) {
+    return x - step_at(c, x);
 }
 
 /* 65536 / (1 + exp(-x)) */
-static inline int32_t squash(int32_t x) {
-    uint32_t shifted = (uint32_t)(clamp(x, 2047) + 2048);
-    int32_t low = smidgen_sigmoid[shifted >> 7], high = smidgen_sigmoid[(shifted >> 7) + 1];
-    return low + (((high - low) * (int32_t)(shifted & 127) + 64) >> 7);
+static inline int32_t squash(const curves *c, int32_t x) {
+    return sigmoid_at(c, (uint32_t)(clamp(x, 2047) + 2048));
 }
 
-static inline int decide(model *m, uint32_t kind, int32_t odds, int bit, const int encode) {
+static inline int decide(model *m, const curves *c, uint32_t kind, int32_t odds, int bit, const int encode) {
     int32_t *gain = &m->gain[m->quantizer][kind], *offset = &m->offset[m->quantizer][kind], p, error;
     odds = clamp(odds, 4095);
-    p = squash((int32_t)(((int64_t)odds * *gain + (int64_t)*offset * 256) >> 16));
+    p = squash(c, (odds * *gain + *offset * 256) >> 16);
     bit = smidgen_range_code(&m->range, bit, (uint32_t)p, encode);
     error = (bit ? 65535 : 0) - p;
     *gain = clamp(*gain + ((odds * error + (1 << 17)) >> 18), 1 << 18);
@@ -96,14 +126,15 @@ static inline int decide(model *m, uint32_t kind, int32_t odds, int bit, const i
 }
 
 /* Codes a symbol of -below..above. */
-static inline int code_symbol(model *m, int32_t centre, int k, int below, int above, const int encode) {
+static inline int code_symbol(model *m, const curves *c, int32_t centre, int k, int below, int above,
+                              const int encode) {
     const int32_t half = m->quantizer ? 8 : 16; /* of the cell of zero; the others end at 0, 32, .. or 16, 48, .. */
     const uint32_t bits = smidgen_length((uint32_t)(SCALE / m->inverse));
     uint32_t steps = 0, shift = bits > 10 ? bits - 10 : 0;
     int32_t from = scaled(m, centre - half), size = scaled(m, 2 * half), base;
     int negative = 0, most = above, a = 1;
-    if (!above || !decide(m, 0, from, k > 0, encode)) {
-        if (!below || !decide(m, 1, tail(from) - step(size), k < 0, encode))
+    if (!above || !decide(m, c, 0, from, k > 0, encode)) {
+        if (!below || !decide(m, c, 1, tail(c, from) - step(c, size), k < 0, encode))
             return 0;
         negative = 1;
         most = below;
@@ -113,16 +144,16 @@ static inline int code_symbol(model *m, int32_t centre, int k, int below, int ab
     /* |k| >= a: up in steps that suit the width, then in ever longer ones, as far as the alphabet goes */
     from = scaled(m, (m->quantizer ? 0 : 16) - centre);
     size = scaled(m, 32 << shift);
-    base = step(size);
+    base = step(c, size);
     while (a + (1 << shift) <= most) {
-        if (!decide(m, 2 + (steps < 12 ? steps : 12), tail(from) - base, k >= a + (1 << shift), encode))
+        if (!decide(m, c, 2 + (steps < 12 ? steps : 12), tail(c, from) - base, k >= a + (1 << shift), encode))
             break;
         a += 1 << shift;
         from += size;
         if (++steps >= 12) {
             shift++;
             size *= 2;
-            base = step(size);
+            base = step(c, size);
         }
     }
     /* which one of the last step: the upper half or the lower one, and so on */
@@ -131,7 +162,7 @@ static inline int code_symbol(model *m, int32_t centre, int k, int below, int ab
         size >>= 1;
         if (a + (1 << shift) > most)
             continue;
-        if (decide(m, KINDS - 1, tail(from) - tail(from + 2 * size) - size, k >= a + (1 << shift), encode)) {
+        if (decide(m, c, KINDS - 1, tail(c, from) - tail(c, from + 2 * size) - size, k >= a + (1 << shift), encode)) {
             a += 1 << shift;
             from += size;
         }
@@ -175,8 +206,8 @@ static inline int32_t towards(int32_t mean, int32_t x, uint32_t rate) {
     return mean + (int32_t)(((int64_t)(x - mean) * rate) >> 16);
 }
 
-/* One number divides many: by a product with its inverse, where the machine has instructions for 128 bits of it. They are exact, as
- * what is divided, below 2^36, times the divisor, below 2^19, is below 2^64. */
+/* One number divides many: by a product with its inverse, where the machine has instructions for 128 bits of it. That is
+ * exact, as what is divided, below 2^36, times the divisor, below 2^19, is below 2^64. */
 typedef struct {
     uint64_t inverse;
     uint32_t of;
@@ -222,8 +253,14 @@ static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *sym
     const int zero = zero_of(plane), above = (int)plane->levels - 1 - zero;
     const column fresh = {0, 0, spread, 0, (int16_t)(spread >> 4), 0};
     column *columns = (column *)(m + 1);
+    uint8_t next[SMIDGEN_STATES][2] = {{0}}; /* where there is no trellis, all stay in state 0 */
+    curves at;
     int32_t mean = spread; /* of the errors of all rows */
     int32_t v[4] = {0, 0, 0, 0}, e[4] = {fresh.error, fresh.error, fresh.error, fresh.error};
+    for (uint32_t state = 0; state < states; state++)
+        for (uint32_t parity = 0; parity < 2; parity++)
+            next[state][parity] = (uint8_t)smidgen_next_state(states, state, parity);
+    draw(&at);
     start(m, columns, length < CELLS ? length : CELLS, fresh);
     for (uint32_t r = 0; r < plane->rows; r++) {
         uint8_t *row = symbols + r * length;
@@ -249,7 +286,7 @@ static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *sym
                 width = LEAST_WIDTH;
             m->inverse = SCALE / width;
             m->quantizer = here->state & 1;
-            k = code_symbol(m, centre, encode ? (int)row[c] - zero : 0, zero, above, encode);
+            k = code_symbol(m, &at, centre, encode ? (int)row[c] - zero : 0, zero, above, encode);
             if (!encode)
                 row[c] = (uint8_t)(k + zero);
             v[3] = v[2], v[2] = v[1], v[1] = v[0];
@@ -266,8 +303,7 @@ static inline void code_plane(model *m, const smidgen_plane *plane, uint8_t *sym
             here->spread = towards(here->spread, e[0] * 16, smidgen_rate[r < 22 ? r + 8 : 30]);
             here->value = (int16_t)v[0];
             here->error = (int16_t)e[0];
-            if (states)
-                here->state = smidgen_next_state(states, here->state, k & 1);
+            here->state = next[here->state][k & 1];
             if (++place == plane->inner)
                 place = 0;
         }

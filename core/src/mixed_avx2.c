@@ -1,4 +1,4 @@
-/* mixed with vectors of AVX2: eight features of a regression at once. */
+/* mixed with vectors of AVX2: eight features of a regression at once; and with all points of the curves in memory. */
 #include "internal.h"
 
 #if defined(__GNUC__) && defined(__x86_64__)
@@ -17,11 +17,41 @@ typedef struct {
     int32_t ninth;
 } features;
 
+#define OWN_CURVES
+typedef struct {
+    uint16_t tail[2048], step[2048], sigmoid[4096];
+} curves;
+
+static inline void draw(curves *c);
+static inline int32_t tail_at(const curves *c, int32_t x);
+static inline int32_t step_at(const curves *c, int32_t x);
+static inline int32_t sigmoid_at(const curves *c, uint32_t x);
 static inline features gather(const int32_t last[4], int32_t a, int32_t b, int32_t c, int32_t d, int32_t e);
 static inline int64_t predict(const int32_t *weights, const features *x);
 static inline void correct(int32_t *weights, const features *x, int64_t rate);
 
 #include "mixed.h"
+
+static inline void draw(curves *c) {
+    for (int32_t x = 0; x < 2048; x++) {
+        c->tail[x] = (uint16_t)between(smidgen_tail, x);
+        c->step[x] = (uint16_t)between(smidgen_step, x);
+    }
+    for (uint32_t x = 0; x < 4096; x++)
+        c->sigmoid[x] = (uint16_t)between_far(smidgen_sigmoid, x);
+}
+
+static inline int32_t tail_at(const curves *c, int32_t x) {
+    return c->tail[x < 2047 ? x : 2047];
+}
+
+static inline int32_t step_at(const curves *c, int32_t x) {
+    return c->step[x < 2047 ? x : 2047];
+}
+
+static inline int32_t sigmoid_at(const curves *c, uint32_t x) {
+    return c->sigmoid[x];
+}
 
 static inline features gather(const int32_t last[4], int32_t a, int32_t b, int32_t c, int32_t d, int32_t e) {
     /* from registers: what was just written in parts would have to reach memory before it can be read as a whole */
@@ -50,12 +80,15 @@ static inline void correct(int32_t *weights, const features *x, int64_t rate) {
     weights[8] = clamp(weights[8] + ((x->ninth * rate + (1 << 23)) >> 24), MOST_WEIGHT);
 }
 
-int smidgen_mixed_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
-                       uint32_t states, int encode) {
-    if (encode)
-        code_plane(model_and_columns, plane, symbols, spread, states, 1);
-    else
-        code_plane(model_and_columns, plane, symbols, spread, states, 0);
+int smidgen_mixed_encode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states) {
+    code_plane(model_and_columns, plane, symbols, spread, states, 1);
+    return 1;
+}
+
+int smidgen_mixed_decode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states) {
+    code_plane(model_and_columns, plane, symbols, spread, states, 0);
     return 1;
 }
 
@@ -66,9 +99,14 @@ int smidgen_mixed_avx2(void *model_and_columns, const smidgen_plane *plane, uint
 #endif
 
 #else
-int smidgen_mixed_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
-                       uint32_t states, int encode) {
-    (void)model_and_columns, (void)plane, (void)symbols, (void)spread, (void)states, (void)encode;
+int smidgen_mixed_encode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states) {
+    (void)model_and_columns, (void)plane, (void)symbols, (void)spread, (void)states;
     return 0;
+}
+
+int smidgen_mixed_decode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
+                              uint32_t states) {
+    return smidgen_mixed_encode_avx2(model_and_columns, plane, symbols, spread, states);
 }
 #endif

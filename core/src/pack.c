@@ -84,15 +84,16 @@ static size_t step_bytes(const smidgen_kernels *kernels) {
 }
 
 static void place_step(const smidgen_kernels *kernels, const int16_t weights[SMIDGEN_BLOCK][SMIDGEN_STEP], int8_t *out) {
-    const int32_t raised = kernels->raised;
     for (uint32_t o = 0; o < SMIDGEN_BLOCK; o++)
-        for (uint32_t i = 0; i < SMIDGEN_STEP; i++)
+        for (uint32_t i = 0; i < SMIDGEN_STEP; i++) {
+            const int32_t weight = weights[o][i] + kernels->raised;
             if (kernels->order == SMIDGEN_PAIRS)
-                ((int16_t *)(void *)out)[((o / 4 * 2 + i % 2) * 4 + o % 4) * 2 + i / 2] = (int16_t)(weights[o][i] + raised);
+                ((int16_t *)(void *)out)[((o / 4 * 2 + i % 2) * 4 + o % 4) * 2 + i / 2] = (int16_t)weight;
             else if (kernels->order == SMIDGEN_BY_INPUT)
-                out[i * SMIDGEN_BLOCK + o] = (int8_t)(weights[o][i] + raised);
+                out[i * SMIDGEN_BLOCK + o] = (int8_t)weight;
             else
-                out[o * SMIDGEN_STEP + i] = (int8_t)(weights[o][i] + raised);
+                out[o * SMIDGEN_STEP + i] = (int8_t)weight;
+        }
 }
 
 /* Ends the run if its sums of 16 bits have no room for another step. */

@@ -3,8 +3,9 @@
 /* The states of the smaller trellis after an even and after an odd symbol. */
 const uint8_t smidgen_next_of_8[8][2] = {{0, 2}, {5, 7}, {1, 3}, {6, 4}, {2, 0}, {4, 6}, {3, 1}, {7, 5}};
 
-/* 65536 / (n + 1.5), at least 256, rounded: how fast a probability moves after n updates. */
-const uint16_t smidgen_rate[256] = {
+/* 65536 / (n + 1.5), at least 256, rounded: how fast a probability moves after n updates. One more follows them, so that
+ * vectors can read each of them with 32 bits. */
+const uint16_t smidgen_rate[257] = {
     43691, 26214, 18725, 14564, 11916, 10082, 8738, 7710, 6899, 6242, 5699, 5243,
     4855, 4520, 4228, 3972, 3745, 3542, 3361, 3197, 3048, 2913, 2789, 2675,
     2570, 2473, 2383, 2300, 2222, 2149, 2081, 2016, 1956, 1900, 1846, 1796,
@@ -26,7 +27,7 @@ const uint16_t smidgen_rate[256] = {
     301, 300, 299, 297, 296, 295, 293, 292, 291, 289, 288, 287,
     286, 284, 283, 282, 281, 279, 278, 277, 276, 275, 274, 272,
     271, 270, 269, 268, 267, 266, 265, 264, 263, 262, 261, 260,
-    259, 258, 257, 256,
+    259, 258, 257, 256, 0,
 };
 
 /* 4096 / (1 + exp(-(i - 16) / 2)), within 1..4095. */
