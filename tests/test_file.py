@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import time
 import tracemalloc
@@ -360,3 +361,11 @@ def test_nothing_is_written_that_cannot_be_read() -> None:
     for metadata in ({"a": float("nan")}, {"a": {1, 2}}, {"a": "\ud800"}):
         with pytest.raises(InputError, match="JSON"):
             write(Archive(b"", {}, metadata=metadata))
+
+
+def test_a_label_is_one_line_however_it_is_made() -> None:
+    label = Label("n1", "tabby")
+    assert label == pickle.loads(pickle.dumps(label))
+    for make in (lambda: Label("n1", "a\tb"), lambda: label._replace(name="a\nb"), lambda: Label._make(("\t", ""))):
+        with pytest.raises(InputError, match="neither id nor name may hold a tab"):
+            make()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import struct
 import subprocess
@@ -102,10 +103,12 @@ def test_several_pictures_and_words_that_need_the_command_line(program_file: Pat
     assert "smidgen.cli" in longer.stdout.split()
 
 
-def test_what_is_wrong_is_said_by_the_command_line(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_other_files_and_what_is_wrong(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
     tiny.archive().save(tmp_path / "tiny.smidgen")
     done = run("recognize", tmp_path / "tiny.smidgen", photos[0])  # it has no program
-    assert (done.returncode, "smidgen.run.runner" in done.stdout.split()) == (0, True)
+    assert done.stdout.splitlines()[:-1] == list(
+        lines({"": open_runner(tmp_path / "tiny.smidgen").recognize(photos[0])})
+    )
     for words, status, said in (
         ((program_file, "nowhere.jpg"), 1, "smidgen: nowhere.jpg: no such file"),
         (("nowhere.smidgen", photos[0]), 1, "smidgen: nowhere.smidgen: cannot be read: No such file or directory"),
@@ -114,6 +117,16 @@ def test_what_is_wrong_is_said_by_the_command_line(program_file: Path, photos: l
         done = run("recognize", *words)
         assert (done.returncode, done.stdout) == (status, "")
         assert said in done.stderr
+
+
+def test_letters_that_a_terminal_does_not_have(program_file: Path, photos: list[Path], tmp_path: Path) -> None:
+    copies = [tmp_path / "caf\u00e9.jpg", tmp_path / "other.jpg"]
+    for copy in copies:
+        copy.write_bytes(photos[0].read_bytes())
+    command = [sys.executable, "-m", "smidgen", "recognize", str(program_file), *map(str, copies)]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"caf?.jpg:" in done.stdout
 
 
 def test_a_reader_that_goes_away(program_file: Path, photos: list[Path]) -> None:

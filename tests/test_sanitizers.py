@@ -58,6 +58,13 @@ def test_mutations_find_no_fault(target: str, mutations: int, seeds: Path, tmp_p
     replay(program, sorted(files, key=lambda path: path.stat().st_size)[:FILES], mutations)
 
 
+def test_mutations_find_no_fault_where_vectors_decode(seeds: Path, tmp_path: Path) -> None:
+    program = compiled("decode_any_bytes", "address,undefined", tmp_path)
+    large = "31x15x9"  # of planes with fewer symbols nobody asks what the processor can
+    replay(program, sorted((seeds / "decode_any_bytes").glob(f"mixed*-{large}-*")), 20)
+    replay(program, sorted((seeds / "decode_any_bytes").glob(f"lines-{large}-*")), 10)
+
+
 def test_loading_reads_only_what_was_written(seeds: Path, tmp_path: Path) -> None:
     replay(compiled("run_any_program", "memory", tmp_path), sorted((seeds / "run_any_program").iterdir()), 50)
 

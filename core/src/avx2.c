@@ -42,7 +42,7 @@ enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16, SIGNS_TILE = 6 };
 
 /* Adds to a sum in the register that it is in; and as this is volatile, what all pixels need is not loaded first, for
  * which there would be too few registers. Without it GCC moves every sum about. */
-#define ADD(size, sum, x) __asm__ volatile("vpadd" size " %1, %0, %0" : "+x"(sum) : "x"(x))
+#define ADD(size, sum, x) __asm__ volatile("vpadd" size " %0, %1, %0" : "+x"(sum) : "x"(x))
 
 static inline __m256i inputs(const uint8_t *x) {
     int32_t four;

@@ -48,22 +48,28 @@ static inline __m256i slots_of(const uint32_t *context, uint32_t node) {
     return _mm256_add_epi32(_mm256_srli_epi32(hash, 32 - SLOT_BITS), own);
 }
 
+/* All slots, one model's after the other's. */
+static inline const smidgen_bit *slots_in(const lines *m) {
+    return (const smidgen_bit *)m->slots;
+}
+
 static inline void fetch(const lines *m, __m256i where) {
     uint32_t at[MODELS];
     _mm256_storeu_si256((__m256i *)at, where);
     for (int i = 1; i < MODELS; i++)
-        __builtin_prefetch(&m->slots[0][at[i]]);
+        __builtin_prefetch(slots_in(m) + at[i]);
 }
 
 static inline int lines_bit(lines *m, const uint32_t *context, uint32_t place, uint32_t node, int bit,
                             const int encode) {
     const __m256i own = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    int32_t *by_count = m->by_count[0], *by_place = m->by_place[place], *by_node = m->by_node[node];
+    smidgen_bit *all = (smidgen_bit *)m->slots;
+    int32_t *by_count = (int32_t *)m->by_count, *by_place = m->by_place[place], *by_node = m->by_node[node];
     uint32_t slot_at[MODELS], count_at[MODELS], slots[MODELS], p;
     int32_t counts[MODELS], error;
     /* which slot, what it says, and how often it has seen a bit: the exponent of that as a float */
     const __m256i where = slots_of(context, node);
-    const __m256i slot = _mm256_i32gather_epi32((const int *)m->slots[0], where, 4);
+    const __m256i slot = _mm256_i32gather_epi32((const int *)all, where, 4);
     const __m256i times = _mm256_and_si256(slot, _mm256_set1_epi32(255));
     const __m256i length = _mm256_sub_epi32(_mm256_srli_epi32(_mm256_castps_si256(_mm256_cvtepi32_ps(times)), 23),
                                             _mm256_set1_epi32(126));
@@ -98,7 +104,7 @@ static inline int lines_bit(lines *m, const uint32_t *context, uint32_t place, u
     _mm256_storeu_si256((__m256i *)slot_at, where);
     _mm256_storeu_si256((__m256i *)count_at, row);
     for (int i = 0; i < MODELS; i++) {
-        m->slots[0][slot_at[i]] = slots[i];
+        all[slot_at[i]] = slots[i];
         by_count[count_at[i]] = counts[i];
     }
     return bit;

@@ -7,14 +7,16 @@ enum { MOST = 128 }; /* inputs of 255 times weights of so much in all stay in 16
 static int gather(const kernel *k, uint32_t first, uint32_t outputs, uint32_t y, uint32_t x, uint32_t input,
                   int32_t step[SMIDGEN_BLOCK][SMIDGEN_STEP]) {
     const size_t plane = (size_t)k->height * k->width;
-    const int16_t *from = k->integers + (size_t)first * k->row + input * plane + y * k->width + x;
+    const size_t place = input * plane + y * k->width + x;
     const uint32_t inputs = k->inputs - input < SMIDGEN_STEP ? k->inputs - input : SMIDGEN_STEP;
     int32_t any = 0;
     if (outputs < SMIDGEN_BLOCK || inputs < SMIDGEN_STEP)
         __builtin_memset(step, 0, SMIDGEN_BLOCK * sizeof step[0]);
-    for (uint32_t o = 0; o < outputs; o++, from += k->row)
+    for (uint32_t o = 0; o < outputs; o++) {
+        const int16_t *from = k->integers + (size_t)(first + o) * k->row + place;
         for (uint32_t i = 0; i < inputs; i++)
             any |= step[o][i] = from[i * plane];
+    }
     return any != 0;
 }
 

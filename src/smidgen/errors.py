@@ -20,6 +20,7 @@ __all__ = [
     "SmidgenError",
     "WeightError",
     "one_line",
+    "told",
 ]
 
 NOT_FINITE = "the network gives scores that are not finite; its weights are damaged or too coarse"
@@ -55,6 +56,20 @@ class ModelError(SmidgenError):
 
 class InputError(SmidgenError):
     """A picture, folder or option given by the user cannot be used."""
+
+
+def told(error: SmidgenError | MemoryError | KeyboardInterrupt) -> str:
+    """The line by which a command ends that cannot do its work.
+
+    Example:
+        >>> told(InputError("cat.jpg: no such file"))
+        'smidgen: cat.jpg: no such file'
+    """
+    if isinstance(error, MemoryError):
+        return "smidgen: not enough memory for this model"
+    if isinstance(error, KeyboardInterrupt):
+        return "smidgen: interrupted; nothing that existed was changed"
+    return f"smidgen: {error}"
 
 
 def one_line(error: BaseException) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self
 
 from smidgen.container import text_of
 from smidgen.errors import FormatError, InputError
@@ -24,11 +25,15 @@ class Label(_Label):
 
     __slots__ = ()
 
-    def __new__(cls, id: str, name: str) -> Label:
+    def __new__(cls, id: str, name: str) -> Self:
         """A label of which a line of text can be made."""
         if any(c in id + name for c in "\t\n"):
             raise InputError(f"label {id!r}: neither id nor name may hold a tab or a line break")
         return super().__new__(cls, id, name)
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        return cls(*iterable)
 
 
 def parse_labels(data: bytes) -> tuple[Label, ...]:
@@ -44,4 +49,4 @@ def parse_labels(data: bytes) -> tuple[Label, ...]:
     lines = text_of(data, "the list of labels").split("\n")
     if lines.pop() or any(line.count("\t") != 1 for line in lines):
         raise FormatError("invalid: a label is not an id, a tab and a name")
-    return tuple(Label._make(line.split("\t")) for line in lines)
+    return tuple(Label(*line.split("\t")) for line in lines)

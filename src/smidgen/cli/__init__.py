@@ -13,7 +13,7 @@ from importlib import import_module
 import click
 
 from smidgen import distributed
-from smidgen.errors import SmidgenError
+from smidgen.errors import SmidgenError, told
 
 __all__ = ["cli", "main"]
 
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(1)
-    except SmidgenError as error:
-        click.echo(f"smidgen: {error}", err=True)
+    except (SmidgenError, MemoryError, KeyboardInterrupt) as error:
+        click.echo(told(error), err=True)
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
@@ -85,11 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"smidgen: this needs {error.name}; pip install 'smidgen[{extra}]' brings it", err=True)
         sys.exit(1)
-    except MemoryError:
-        click.echo("smidgen: not enough memory for this model", err=True)
-        sys.exit(1)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("smidgen: interrupted; nothing that existed was changed", err=True)
+    except click.Abort:
+        click.echo(told(KeyboardInterrupt()), err=True)
         sys.exit(1)
     finally:
         distributed.leave()

@@ -29,8 +29,8 @@ DIVERGENCE = "divergence from the original"
 """What the charts of sizes show against bytes."""
 
 COMPILED = (
-    "gcc -O3 -s -std=c99 -ffp-contract=off -ffunction-sections -fno-jump-tables -Wl,--gc-sections \\\n"
-    "    -Icore -o recognize examples/c/recognize.c core/src/*.c"
+    "gcc -O3 -s -std=c99 -ffp-contract=off -ffunction-sections -fno-jump-tables -fno-asynchronous-unwind-tables \\\n"
+    "    -Wl,--gc-sections -Icore -o recognize examples/c/recognize.c core/src/*.c"
 )
 """As in ``examples/c/README.md``."""
 

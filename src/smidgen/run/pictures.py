@@ -143,13 +143,17 @@ def _stream(source: str | os.PathLike[str] | bytes) -> BinaryIO:
 
 def _opened(stream: BinaryIO) -> Image.Image:
     """The picture, by its first bytes; where they say which format it is, Pillow need not load the others."""
+    from PIL import Image, UnidentifiedImageError
+
     start = stream.read(8)
     stream.seek(0)
     if start.startswith(b"\xff\xd8\xff"):
         from PIL.JpegImagePlugin import JpegImageFile
 
-        return JpegImageFile(stream)
-    from PIL import Image
+        try:
+            return JpegImageFile(stream)
+        except SyntaxError:
+            raise UnidentifiedImageError from None
 
     return Image.open(stream, formats=("PNG",) if start == b"\x89PNG\r\n\x1a\n" else _FORMATS)
 
