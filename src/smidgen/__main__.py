@@ -27,6 +27,7 @@ def main() -> None:
 
 
 def _recognize(file: str, pictures: list[str]) -> None:
+    gc.set_threshold(100_000)  # what is imported makes many objects and no garbage
     from smidgen.run.recognizer import open_recognizer
 
     recognizer = open_recognizer(file)
