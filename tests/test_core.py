@@ -100,18 +100,44 @@ def native() -> Core:
     return Core(_core.ffi, _core.lib)
 
 
-@pytest.fixture(scope="module")
-def portable(tmp_path_factory: pytest.TempPathFactory) -> Core:
-    """The core as it is where the processor has no vectors."""
-    folder = tmp_path_factory.mktemp("portable")
-    never = folder / "processor.c"
-    never.write_text(f'#include "{ROOT}/core/src/internal.h"\nint smidgen_processor_can(int way) {{ return !way; }}\n')
-    sources = [str(source) for source in SOURCES if source.name != never.name]
-    command = ["cc", "-std=c99", "-O1", "-shared", "-fPIC", "-pthread", str(never), *sources, "-o"]
-    subprocess.run([*command, str(folder / "core.so")], check=True)
+def changed(folder: Path, **files: str) -> Core:
+    """The core with other files in place of some of its own."""
+    sources = [str(source) for source in SOURCES if source.stem not in files]
+    for stem, text in files.items():
+        (folder / f"{stem}.c").write_text(f'#include "{ROOT}/core/src/internal.h"\n{text}\n')
+        sources.append(str(folder / f"{stem}.c"))
+    command = ["cc", "-std=c99", "-O1", "-shared", "-fPIC", "-pthread", *sources, "-o", str(folder / "core.so")]
+    subprocess.run(command, check=True)
     ffi = FFI()
     ffi.cdef(declarations((ROOT / "core" / "smidgen.h").read_text()))
     return Core(ffi, ffi.dlopen(str(folder / "core.so")))
+
+
+@pytest.fixture(scope="module")
+def portable(tmp_path_factory: pytest.TempPathFactory) -> Core:
+    """The core as it is where the processor has no vectors."""
+    return changed(tmp_path_factory.mktemp("portable"), processor="int smidgen_processor_can(int way) { return !way; }")
+
+
+def test_vectors_are_used(native: Core, tmp_path: Path) -> None:
+    """Where their twins do nothing, nothing is decoded, but for planes too small to ask for them."""
+    plane = "void *m, const smidgen_plane *p, uint8_t *s, int32_t spread, uint32_t states"
+    idle = changed(
+        tmp_path,
+        mixed_avx2=f"int smidgen_mixed_encode_avx2({plane}) {{ return 1; }}\n"
+        f"int smidgen_mixed_decode_avx2({plane}) {{ return 1; }}",
+        lines_avx2="int smidgen_lines_encode_avx2(void *m, size_t n, uint8_t *b) { return 1; }\n"
+        "int smidgen_lines_decode_avx2(void *m, size_t n, uint8_t *b) { return 1; }",
+    )
+    for codec, shape, left in (
+        (_core.lib.SMIDGEN_MIXED, (64, 64), True),
+        (_core.lib.SMIDGEN_MIXED64, (64, 64), True),
+        (_core.lib.SMIDGEN_MIXED64, (64, 63), False),
+        (_core.lib.SMIDGEN_LINES, (1, 100), True),
+    ):
+        symbols = np.random.default_rng(4).integers(120, 134, math.prod(shape), np.uint8).tobytes()
+        data = native.encode(codec, shape, symbols)
+        assert (idle.decode(codec, shape, data)[1] == bytes(len(symbols))) is left
 
 
 @pytest.mark.parametrize("codec", [_core.lib.SMIDGEN_MIXED, _core.lib.SMIDGEN_MIXED64])

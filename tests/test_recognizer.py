@@ -129,6 +129,24 @@ def test_letters_that_a_terminal_does_not_have(program_file: Path, photos: list[
     assert b"caf?.jpg:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("redirected", "status", "said"), [(">&-", 0, ""), (">/dev/full", 1, "smidgen: standard output")]
+)
+def test_an_output_that_takes_nothing(
+    redirected: str, status: int, said: str, program_file: Path, photos: list[Path]
+) -> None:
+    command = [sys.executable, "-m", "smidgen", "recognize", str(program_file), str(photos[0])]
+    done = subprocess.run(f"{shlex.join(command)} {redirected}", shell=True, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (status, True, status)
+
+
+def test_decoding_waits_for_nothing_that_it_does_not_need() -> None:
+    code = "import sys, smidgen.run.recognizer; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "smidgen.run.native" in loaded
+    assert not {"PIL", "smidgen.label", "smidgen.run.answer", "inspect", "logging", "click"} & set(loaded)
+
+
 def test_a_reader_that_goes_away(program_file: Path, photos: list[Path]) -> None:
     command = [sys.executable, "-m", "smidgen", "recognize", str(program_file), *map(str, photos)]
     shell = f"{shlex.join(command)} | true; exit ${{PIPESTATUS[0]}}"

@@ -7,12 +7,7 @@
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+SMIDGEN_FOR("avx2")
 
 #define OWN_CHUNK
 typedef __m128i chunk;
@@ -184,11 +179,7 @@ int smidgen_avx2_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 2, SMIDGEN_BY_OUTPUT);
     return 1;
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+SMIDGEN_FOR_ALL
 #else
 int smidgen_avx2_kernels(smidgen_kernels *kernels) {
     (void)kernels;

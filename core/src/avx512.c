@@ -4,12 +4,7 @@
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#endif
+SMIDGEN_FOR("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
 #define OWN_CHUNK
 typedef __m128i chunk;
@@ -133,11 +128,7 @@ int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 0, SMIDGEN_BY_OUTPUT);
     return 1;
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+SMIDGEN_FOR_ALL
 #else
 int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     (void)kernels;

@@ -10,6 +10,18 @@ enum { SMIDGEN_STATES = 64, SMIDGEN_ODD_GRID = 0103 >> 1, SMIDGEN_ODD_SYMBOL = 0
 /* Whether the processor, and the operating system, have what one of SMIDGEN_PORTABLE and the ways after it needs. */
 int smidgen_processor_can(int way);
 
+/* Around functions for whose instructions the processor is asked first. */
+#if defined(__clang__)
+#define SMIDGEN_PRAGMA(words) _Pragma(#words)
+#define SMIDGEN_FOR(target_names)                                                                                      \
+    SMIDGEN_PRAGMA(clang attribute push(__attribute__((target(target_names))), apply_to = function))
+#define SMIDGEN_FOR_ALL _Pragma("clang attribute pop")
+#elif defined(__GNUC__)
+#define SMIDGEN_PRAGMA(words) _Pragma(#words)
+#define SMIDGEN_FOR(target_names) _Pragma("GCC push_options") SMIDGEN_PRAGMA(GCC target(target_names))
+#define SMIDGEN_FOR_ALL _Pragma("GCC pop_options")
+#endif
+
 /* What mixed.h and lines.h do, by AVX2. They return 0 if they were not built. */
 int smidgen_mixed_encode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
                               uint32_t states);

@@ -4,12 +4,7 @@
 #if defined(__GNUC__) && defined(__x86_64__)
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+SMIDGEN_FOR("avx2")
 
 #define OWN_BIT
 #include "lines.h"
@@ -48,22 +43,17 @@ static inline __m256i slots_of(const uint32_t *context, uint32_t node) {
     return _mm256_add_epi32(_mm256_srli_epi32(hash, 32 - SLOT_BITS), own);
 }
 
-/* All slots, one model's after the other's. */
-static inline const smidgen_bit *slots_in(const lines *m) {
-    return (const smidgen_bit *)m->slots;
-}
-
-static inline void fetch(const lines *m, __m256i where) {
+static inline void fetch(const smidgen_bit *all, __m256i where) {
     uint32_t at[MODELS];
     _mm256_storeu_si256((__m256i *)at, where);
-    for (int i = 1; i < MODELS; i++)
-        __builtin_prefetch(slots_in(m) + at[i]);
+    for (int i = 1; i < MODELS; i++) /* the first model knows nothing, and its few slots are at hand */
+        __builtin_prefetch(all + at[i]);
 }
 
 static inline int lines_bit(lines *m, const uint32_t *context, uint32_t place, uint32_t node, int bit,
                             const int encode) {
     const __m256i own = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    smidgen_bit *all = (smidgen_bit *)m->slots;
+    smidgen_bit *all = (smidgen_bit *)m->slots; /* one model's after the other's */
     int32_t *by_count = (int32_t *)m->by_count, *by_place = m->by_place[place], *by_node = m->by_node[node];
     uint32_t slot_at[MODELS], count_at[MODELS], slots[MODELS], p;
     int32_t counts[MODELS], error;
@@ -83,8 +73,8 @@ static inline int lines_bit(lines *m, const uint32_t *context, uint32_t place, u
     const __m256i input = _mm256_srai_epi32(_mm256_slli_epi32(stretched, 16), 16);
     const __m256i weight = _mm256_add_epi32(_mm256_add_epi32(count, places), nodes);
     if (node < 128) { /* the next bit's, whatever this one is, so that it need not wait for memory */
-        fetch(m, slots_of(context, 2 * node));
-        fetch(m, slots_of(context, 2 * node + 1));
+        fetch(all, slots_of(context, 2 * node));
+        fetch(all, slots_of(context, 2 * node + 1));
     }
     p = (uint32_t)squash(sum_of(product_16(input, weight)));
     bit = smidgen_range_code(&m->range, bit, p << 4, encode);
@@ -120,12 +110,7 @@ int smidgen_lines_decode_avx2(void *memory, size_t count, uint8_t *bytes) {
     return 1;
 }
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
+SMIDGEN_FOR_ALL
 #else
 int smidgen_lines_encode_avx2(void *memory, size_t count, uint8_t *bytes) {
     (void)memory, (void)count, (void)bytes;

@@ -4,12 +4,7 @@
 #if defined(__GNUC__) && defined(__x86_64__)
 #include <immintrin.h>
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+SMIDGEN_FOR("avx2")
 
 #define OWN_REGRESSION
 typedef struct {
@@ -92,12 +87,7 @@ int smidgen_mixed_decode_avx2(void *model_and_columns, const smidgen_plane *plan
     return 1;
 }
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-
+SMIDGEN_FOR_ALL
 #else
 int smidgen_mixed_encode_avx2(void *model_and_columns, const smidgen_plane *plane, uint8_t *symbols, int32_t spread,
                               uint32_t states) {

@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-from smidgen.errors import SmidgenError, told
+from smidgen.errors import InputError, SmidgenError, told
 
 
 def main() -> None:
@@ -35,12 +35,19 @@ def _recognize(file: str, pictures: list[str]) -> None:
     from smidgen.run.answer import lines
 
     gc.freeze()  # at the end of a process that did so little, a last search for garbage would be a part that counts
-    text = "\n".join(lines(answers)).encode(sys.stdout.encoding, "replace")  # a terminal may not have every letter
+    if sys.stdout is not None:  # as it is where it was closed
+        _print("\n".join(lines(answers)))
+
+
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding
     try:
-        print(text.decode(sys.stdout.encoding), flush=True)
-    except BrokenPipeError:
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)  # a terminal may not have every letter
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
-        sys.exit(1)
+        if isinstance(error, BrokenPipeError):  # who reads has gone, and knows
+            sys.exit(1)
+        raise InputError(f"standard output: cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import click
 
 from smidgen.cli.output import echo_json, engine_option, json_option
@@ -24,7 +22,6 @@ def recognize(file: str, pictures: tuple[str, ...], top: int, engine: str | None
 
     recognizer = open_recognizer(file, engine)
     answers = {picture: recognizer.recognize(picture, top) for picture in pictures}
-    gc.freeze()  # at the end of a process that did so little, a last search for garbage would be a part that counts
     if as_json:
         echo_json(
             {

@@ -1,7 +1,7 @@
 """The shortest way from a file with a program to the names of what is in pictures: by the core, without NumPy.
 
-To decode the weights takes longest, and the core does that while Python waits for nothing; so it begins before anything
-is loaded that it does not need, such as Pillow.
+To decode the weights takes longest, and the core does that while Python does other things; so it begins before what it
+does not need is loaded, such as Pillow.
 """
 
 from __future__ import annotations
