@@ -48,7 +48,7 @@ FILES = (
     ("prune", "smallest", "pruning alone: the larger half of the weights, float32"),
     ("share", "smallest", "weight sharing alone: 64 values a layer"),
     ("int8", "smallest", "quantization alone: 8 bits, a scale per filter"),
-    ("int4", "smallest", "quantization alone: 4 bits, a scale per 32 weights"),
+    ("int4", "smallest", "quantization alone: 4 bits, a scale per filter"),
     ("ternary", "smallest", "binary family: -1, 0, +1"),
     ("binary", "smallest", "binary family: one bit a weight"),
     ("deep_compression", "relative", "pruned, shared, coded as in Deep Compression"),
