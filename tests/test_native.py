@@ -282,6 +282,34 @@ def test_convolutions_of_signs(
     padding: tuple[int, int],
     width: int,
 ) -> None:
+    check_signs(seed, channels, outputs, kernel, stride, dilation, padding, width)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "padding", "width"),
+    [
+        ((3, 3), (1, 1), (1, 1), (1, 1), 300),  # a row in several tiles
+        ((1, 1), (3, 3), (1, 1), (0, 0), 130),
+        ((9, 9), (1, 3), (1, 1), (4, 4), 33),  # more places than steps
+        ((5, 9), (1, 1), (60, 40), (121, 160), 20),  # an input too large for planes
+    ],
+)
+def test_convolutions_of_signs_that_are_large(
+    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], padding: tuple[int, int], width: int
+) -> None:
+    check_signs(5, 21, 6, kernel, stride, dilation, padding, width)
+
+
+def check_signs(
+    seed: int,
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    width: int,
+) -> None:
     rng = np.random.default_rng(seed)
     shape = {"height": 4, "width": width, "channels": channels, "zero": 128, "scale": 0.02, "border": 1}
     fours = {"height": 4, "width": width, "channels": -(-channels // 4), "border": int(rng.integers(0, 2))}

@@ -26,14 +26,26 @@ static inline void finish_chunk(uint8_t made[16], const float x[16], const smidg
     _mm_storeu_si128((__m128i *)made, _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
 
-#define OWN_DIFFERENCES
-static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels);
+#define OWN_NUMBERS
+static inline void numbers_of(float x[16], const uint8_t *from, int32_t zero) {
+    for (int half = 0; half < 16; half += 8) {
+        const __m256i whole = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from + half)));
+        _mm256_storeu_ps(x + half, _mm256_cvtepi32_ps(_mm256_sub_epi32(whole, _mm256_set1_epi32(zero))));
+    }
+}
+
+static inline void add(int32_t sums[16], const uint8_t *from) {
+    for (int half = 0; half < 16; half += 8) {
+        __m256i *all = (__m256i *)(sums + half);
+        const __m256i more = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from + half)));
+        _mm256_storeu_si256(all, _mm256_add_epi32(_mm256_loadu_si256(all), more));
+    }
+}
 
 #include "kernels.h"
 
 /* Pixels of a tile: 12 of the 16 registers hold their sums; and steps of a run that are few. */
-enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16, SIGNS_TILE = 6 };
+enum { TILE = 6, WIDE_TILE = 4, SHORT = 3, SMALL = 16 };
 
 /* Adds to a sum in the register that it is in; and as this is volatile, what all pixels need is not loaded first, for
  * which there would be too few registers. Without it GCC moves every sum about. */
@@ -129,54 +141,9 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
     }
 }
 
-/* Adds 32 sums of 8 bits to as many of 16. */
-static inline void widen(uint16_t *sums, __m256i few) {
-    __m256i *all = (__m256i *)sums;
-    const __m256i low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(few));
-    const __m256i high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(few, 1));
-    _mm256_storeu_si256(all, _mm256_add_epi16(_mm256_loadu_si256(all), low));
-    _mm256_storeu_si256(all + 1, _mm256_add_epi16(_mm256_loadu_si256(all + 1), high));
-}
-
-/* A table of 16 counts, which the inputs choose, is looked up at the weights of 32 outputs in one instruction. */
-static inline __attribute__((always_inline)) void some_differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK],
-                                                                   const uint8_t *weights, const uint8_t *input,
-                                                                   size_t step, uint32_t fours, const int pixels) {
-    enum { MOST = 63 }; /* counts of at most 4 that a byte holds the sum of */
-    while (fours) {
-        uint32_t some = fours < MOST ? fours : MOST;
-        __m256i sum[SIGNS_TILE][2];
-        fours -= some;
-        for (int p = 0; p < pixels; p++)
-            sum[p][0] = sum[p][1] = _mm256_setzero_si256();
-        for (; some; some--, input++, weights += SMIDGEN_SIGNS_BLOCK) {
-            const __m256i low = _mm256_load_si256((const __m256i *)weights);
-            const __m256i high = _mm256_load_si256((const __m256i *)weights + 1);
-            for (int p = 0; p < pixels; p++) {
-                const __m256i counts = _mm256_broadcastsi128_si256(
-                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + (input[(size_t)p * step] & 0xf0))));
-                ADD("b", sum[p][0], _mm256_shuffle_epi8(counts, low));
-                ADD("b", sum[p][1], _mm256_shuffle_epi8(counts, high));
-            }
-        }
-        for (int p = 0; p < pixels; p++)
-            for (int half = 0; half < 2; half++)
-                widen(sums[p] + 32 * half, sum[p][half]);
-    }
-}
-
-static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels) {
-    for (; pixels >= SIGNS_TILE; pixels -= SIGNS_TILE, sums += SIGNS_TILE, input += SIGNS_TILE * step)
-        some_differences(sums, weights, input, step, fours, SIGNS_TILE);
-    for (; pixels >= 2; pixels -= 2, sums += 2, input += 2 * step)
-        some_differences(sums, weights, input, step, fours, 2);
-    if (pixels)
-        some_differences(sums, weights, input, step, fours, 1);
-}
-
 int smidgen_avx2_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 2, SMIDGEN_BY_OUTPUT);
+    smidgen_avx2_signs(kernels);
     return 1;
 }
 SMIDGEN_FOR_ALL

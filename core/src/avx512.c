@@ -20,16 +20,20 @@ static inline void finish_chunk(uint8_t made[16], const float x[16], const smidg
     _mm_storeu_si128((__m128i *)made, _mm512_cvtepi32_epi8(_mm512_add_epi32(all, _mm512_set1_epi32(f->zero))));
 }
 
-#define OWN_DIFFERENCES
-static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels);
+#define OWN_NUMBERS
+static inline void numbers_of(float x[16], const uint8_t *from, int32_t zero) {
+    const __m512i whole = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+    _mm512_storeu_ps(x, _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(zero))));
+}
+
+static inline void add(int32_t sums[16], const uint8_t *from) {
+    const __m512i more = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+    _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), more));
+}
 
 #include "kernels.h"
 
 enum { TILE = 12 }; /* pixels: the sum of a pixel waits for the one before, and so many others fill that time */
-
-/* Keeps GCC from loading what all pixels need first. */
-#define IN_REGISTER(sum) __asm__ volatile("" : "+v"(sum))
 
 static inline __m512i inputs(const uint8_t *x) {
     int32_t four;
@@ -83,49 +87,9 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
     }
 }
 
-/* A table of 16 counts, which the inputs choose, is looked up at the weights of 64 outputs in one instruction. */
-static inline __attribute__((always_inline)) void some_differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK],
-                                                                   const uint8_t *weights, const uint8_t *input,
-                                                                   size_t step, uint32_t fours, const int pixels) {
-    enum { MOST = 63 }; /* counts of at most 4 that a byte holds the sum of */
-    while (fours) {
-        uint32_t some = fours < MOST ? fours : MOST;
-        __m512i sum[SMIDGEN_SIGNS_TILE];
-        fours -= some;
-        for (int p = 0; p < pixels; p++)
-            sum[p] = _mm512_setzero_si512();
-        for (; some; some--, input++, weights += SMIDGEN_SIGNS_BLOCK) {
-            const __m512i w = _mm512_load_si512(weights);
-            for (int p = 0; p < pixels; p++) {
-                const __m512i counts = _mm512_broadcast_i32x4(
-                    _mm_loadu_si128((const __m128i *)(smidgen_sign_differences + (input[(size_t)p * step] & 0xf0))));
-                sum[p] = _mm512_add_epi8(sum[p], _mm512_shuffle_epi8(counts, w));
-                IN_REGISTER(sum[p]);
-            }
-        }
-        for (int p = 0; p < pixels; p++)
-            for (int half = 0; half < 2; half++) {
-                const __m256i few = half ? _mm512_extracti64x4_epi64(sum[p], 1) : _mm512_castsi512_si256(sum[p]);
-                uint16_t *all = sums[p] + 32 * half;
-                _mm512_storeu_si512(all, _mm512_add_epi16(_mm512_loadu_si512(all), _mm512_cvtepu8_epi16(few)));
-            }
-    }
-}
-
-static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels) {
-    if (pixels == SMIDGEN_SIGNS_TILE) {
-        some_differences(sums, weights, input, step, fours, SMIDGEN_SIGNS_TILE);
-        return;
-    }
-    for (; pixels >= 4; pixels -= 4, sums += 4, input += 4 * step)
-        some_differences(sums, weights, input, step, fours, 4);
-    for (; pixels; pixels--, sums++, input += step)
-        some_differences(sums, weights, input, step, fours, 1);
-}
-
 int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 0, SMIDGEN_BY_OUTPUT);
+    smidgen_avx2_signs(kernels);
     return 1;
 }
 SMIDGEN_FOR_ALL

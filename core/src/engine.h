@@ -37,7 +37,7 @@ enum {
     SMIDGEN_SIGNS_CONVOLUTION = 11
 };
 
-enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_SIGNS_TILE = 12 };
+enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_NO_WEIGHT = 0x80 };
 
 /* Up to 16 outputs of a convolution. A step multiplies 4 neighbouring inputs with 64 weights; a run is a number of steps
  * whose sums stay in 16 bits whatever the inputs are. */
@@ -60,13 +60,19 @@ typedef struct {
 } smidgen_depthwise;
 
 /* Up to 64 outputs of a convolution of signs: for each place of the kernel and 4 inputs, the signs of the weights of
- * these 4 in one byte for each output. */
+ * these 4 in one byte for each output, or SMIDGEN_NO_WEIGHT. */
 typedef struct {
-    const uint8_t *weights; /* places x fours of inputs x 64 */
+    const uint8_t *weights; /* places x fours of inputs x width */
     uint32_t first, outputs;
     int32_t bias[SMIDGEN_SIGNS_BLOCK];
     float factor[SMIDGEN_SIGNS_BLOCK];
 } smidgen_block_of_signs;
+
+/* How a block is computed: as one of 32 or 64 outputs; where few outputs do not fill 32, as one whose pixels are two
+ * neighbours, `pixels` = 2, under a kernel with so many columns. */
+typedef struct {
+    uint32_t width, pixels, columns;
+} smidgen_signs_shape;
 
 typedef struct {
     uint8_t kind, kernel_height, kernel_width, stride_height, stride_width, dilation_height, dilation_width, top, left;
@@ -108,12 +114,16 @@ typedef struct {
                 const float factors[2], const smidgen_finish *finish);
     void (*product)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
                     const int32_t zeros[2], float factor, const smidgen_finish *finish);
-    /* adds for up to 12 pixels, `step` bytes apart, and 64 outputs in how many of 4 x fours inputs signs differ */
-    void (*differences)(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels);
-    /* sums of 64 outputs to integers, of which some are kept */
-    void (*store_signs)(uint8_t *output, const int32_t *sums, const float *factor, uint32_t outputs,
-                        const smidgen_finish *finish);
+    /* of `count` channels, 4 to a byte of the output */
+    void (*signs)(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
+    void (*lookup)(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
+    /* adds for some pixels, `step` bytes apart, and 32 or 64 outputs in how many of 4 x fours inputs signs differ, in each of
+     * some rows, `row` bytes apart */
+    void (*differences)(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
+                        uint32_t fours, uint32_t pixels, uint32_t width);
+    /* the integers of some pixels, of which each has `width` sums: of bias + all - 2 * sum */
+    void (*store_signs)(uint8_t *output, size_t pitch, const uint16_t *sums, const int32_t *all, uint32_t pixels, uint32_t width,
+                        const smidgen_block_of_signs *block, const smidgen_finish *finish);
     /* numbers of one row of the input to integers `pitch` bytes apart */
     void (*quantize)(uint8_t *output, const float *input, size_t pitch, uint32_t count, float factor,
                      const smidgen_finish *finish);
@@ -143,8 +153,10 @@ static inline uint8_t *smidgen_pixel(const smidgen_network *n, const smidgen_val
     return n->arena + v->offset + (size_t)y * v->row + (size_t)x * v->pitch;
 }
 
-/* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16. */
-extern const uint8_t smidgen_sign_differences[256];
+/* How many bits two numbers of 4 bits differ in: 16 counts for each of 16 numbers, which signs hold times 16. From 255 on
+ * there are 16 zeros. */
+enum { SMIDGEN_OUTSIDE = 255 };
+extern const uint8_t smidgen_sign_differences[SMIDGEN_OUTSIDE + 16];
 
 /* Memory of the caller, taken piece by piece. */
 typedef struct {
@@ -183,6 +195,17 @@ static inline smidgen_finish smidgen_finish_of(const smidgen_value *output, uint
 
 /* One part of `parts` of an operation's work. */
 void smidgen_run_operation(smidgen_network *network, const smidgen_operation *operation, uint32_t part, uint32_t parts);
+
+/* The units `from` <= unit < `end` of a convolution of signs; and how its block is computed. */
+void smidgen_signs_convolution(const smidgen_network *n, const smidgen_operation *o, uint32_t from, uint32_t end);
+smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t fours, uint32_t outputs);
+
+/* The kernels of signs, and of tables, in plain C; and those for processors with AVX2. */
+void smidgen_signs(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
+void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
+void smidgen_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
+                         uint32_t fours, uint32_t pixels, uint32_t width);
+void smidgen_avx2_signs(smidgen_kernels *kernels);
 
 /* Rows and columns of what smidgen_map gives, or 0. */
 void smidgen_map_size(const smidgen_network *network, uint32_t *height, uint32_t *width);

@@ -25,6 +25,19 @@ static inline chunk greater(chunk a, chunk b) {
 
 #endif
 
+/* 16 integers less their zero to numbers, and 16 integers added to sums; the same with OWN_NUMBERS. */
+#ifndef OWN_NUMBERS
+static inline void numbers_of(float x[CHUNK], const uint8_t *from, int32_t zero) {
+    for (int i = 0; i < CHUNK; i++)
+        x[i] = (float)(from[i] - zero);
+}
+
+static inline void add(int32_t sums[CHUNK], const uint8_t *from) {
+    for (int i = 0; i < CHUNK; i++)
+        sums[i] += from[i];
+}
+#endif
+
 /* 16 numbers to integers; the same with OWN_FINISH. */
 #ifndef OWN_FINISH
 static inline void finish_chunk(uint8_t made[CHUNK], const float x[CHUNK], const smidgen_finish *f) {
@@ -106,11 +119,8 @@ static void average(uint8_t *output, const uint8_t *input, size_t row, size_t pi
         for (int i = 0; i < CHUNK; i++)
             sums[i] = -zeros;
         for (uint32_t y = 0; y < height; y++)
-            for (uint32_t x = 0; x < width; x++) {
-                const uint8_t *in = input + y * row + x * pitch + c;
-                for (int i = 0; i < CHUNK; i++)
-                    sums[i] += in[i];
-            }
+            for (uint32_t x = 0; x < width; x++)
+                add(sums, input + y * row + x * pitch + c);
         store(output + c * (numbers ? sizeof(float) : 1), sums, factors, channels - c < CHUNK ? channels - c : CHUNK, f,
               numbers);
     }
@@ -118,10 +128,13 @@ static void average(uint8_t *output, const uint8_t *input, size_t row, size_t pi
 
 static void sum(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels, const int32_t zeros[2],
                 const float factors[2], const smidgen_finish *f) {
+    const float first = factors[0], second = factors[1];
     for (uint32_t c = 0; c < channels; c += CHUNK) {
-        float x[CHUNK];
+        float x[CHUNK], y[CHUNK];
+        numbers_of(x, one + c, zeros[0]);
+        numbers_of(y, other + c, zeros[1]);
         for (int i = 0; i < CHUNK; i++)
-            x[i] = (float)(one[c + i] - zeros[0]) * factors[0] + (float)(other[c + i] - zeros[1]) * factors[1];
+            x[i] = x[i] * first + y[i] * second;
         keep(output + c, x, channels - c, f);
     }
 }
@@ -129,30 +142,24 @@ static void sum(uint8_t *output, const uint8_t *one, const uint8_t *other, uint3
 static void product(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
                     const int32_t zeros[2], float factor, const smidgen_finish *f) {
     for (uint32_t c = 0; c < channels; c += CHUNK) {
-        float x[CHUNK];
+        float x[CHUNK], y[CHUNK];
+        numbers_of(x, one + c, zeros[0]);
+        numbers_of(y, other + c, zeros[1]);
         for (int i = 0; i < CHUNK; i++)
-            x[i] = (float)((one[c + i] - zeros[0]) * (other[c + i] - zeros[1])) * factor;
+            x[i] = x[i] * y[i] * factor;
         keep(output + c, x, channels - c, f);
     }
 }
 
-#ifndef OWN_DIFFERENCES
-static void differences(uint16_t (*sums)[SMIDGEN_SIGNS_BLOCK], const uint8_t *weights, const uint8_t *input,
-                        size_t step, uint32_t fours, uint32_t pixels) {
-    for (uint32_t p = 0; p < pixels; p++)
-        for (uint32_t i = 0; i < fours; i++) {
-            const uint8_t *counts = smidgen_sign_differences + (input[p * step + i] & 0xf0);
-            const uint8_t *w = weights + (size_t)i * SMIDGEN_SIGNS_BLOCK;
-            for (int o = 0; o < SMIDGEN_SIGNS_BLOCK; o++)
-                sums[p][o] = (uint16_t)(sums[p][o] + counts[w[o]]);
+static void store_signs(uint8_t *output, size_t pitch, const uint16_t *sums, const int32_t *all, uint32_t pixels, uint32_t width,
+                        const smidgen_block_of_signs *block, const smidgen_finish *f) {
+    for (uint32_t p = 0; p < pixels; p++, output += pitch, sums += width)
+        for (uint32_t o = 0; o < block->outputs; o += CHUNK) {
+            int32_t whole[CHUNK];
+            for (int i = 0; i < CHUNK; i++)
+                whole[i] = block->bias[o + i] + all[p] - (int32_t)sums[o + i] - (int32_t)sums[o + i];
+            store(output + o, whole, block->factor + o, block->outputs - o < CHUNK ? block->outputs - o : CHUNK, f, 0);
         }
-}
-#endif
-
-static void store_signs(uint8_t *output, const int32_t *sums, const float *factor, uint32_t outputs,
-                        const smidgen_finish *f) {
-    for (uint32_t o = 0; o < outputs; o += CHUNK)
-        store(output + o, sums + o, factor + o, outputs - o < CHUNK ? outputs - o : CHUNK, f, 0);
 }
 
 /* A row of the input: numbers to integers that lie `pitch` bytes apart. */
@@ -184,7 +191,9 @@ static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t order) {
     k->average = average;
     k->sum = sum;
     k->product = product;
-    k->differences = differences;
+    k->lookup = smidgen_lookup;
+    k->signs = smidgen_signs;
+    k->differences = smidgen_differences;
     k->store_signs = store_signs;
     k->quantize = quantize;
 }

@@ -236,11 +236,25 @@ static int pack_depthwise(loader *l, smidgen_operation *o, const kernel *k) {
     return 0;
 }
 
+/* The signs of the weights of an output, for a pixel that begins `before` columns into the kernel's shape. */
+static void place_signs(const int16_t *integers, const kernel *k, const smidgen_signs_shape *shape, uint32_t before, uint8_t *to) {
+    const uint32_t fours = (k->inputs + 3) / 4, places = k->height * k->width;
+    for (uint32_t y = 0; y < k->height; y++)
+        for (uint32_t x = 0; x < shape->columns; x++)
+            for (uint32_t c = 0; c < fours; c++, to += shape->width) {
+                const uint32_t column = x - before;
+                *to = column < k->width ? 0 : SMIDGEN_NO_WEIGHT;
+                for (uint32_t i = 4 * c; column < k->width && i < k->inputs && i < 4 * c + 4; i++)
+                    *to |= (uint8_t)((integers[i * places + y * k->width + column] > 0) << i % 4);
+            }
+}
+
 static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
     enum { BLOCK = SMIDGEN_SIGNS_BLOCK };
     const smidgen_value *out = &l->network->values[o->output];
-    const uint32_t fours = (k->inputs + 3) / 4, places = k->height * k->width;
-    uint8_t *all;
+    const uint32_t fours = (k->inputs + 3) / 4;
+    const size_t all = (size_t)k->height * k->width * fours * BLOCK; /* a shape with more columns has fewer outputs */
+    uint8_t *weights;
     for (size_t i = 0; i < (size_t)k->row * out->channels; i++)
         if (k->integers[i] != 1 && k->integers[i] != -1)
             return SMIDGEN_BAD_PROGRAM;
@@ -248,27 +262,24 @@ static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
     o->units = o->block_count * out->height;
     smidgen_team_lock(l->team);
     o->sign_blocks = smidgen_take(l->memory, o->block_count * sizeof(smidgen_block_of_signs), 64);
-    all = smidgen_take(l->memory, (uint64_t)o->block_count * places * fours * BLOCK, 64);
+    weights = smidgen_take(l->memory, (uint64_t)o->block_count * all, 64);
     smidgen_team_unlock(l->team);
-    if (!o->sign_blocks || !all)
+    if (!o->sign_blocks || !weights)
         return SMIDGEN_SPACE;
-    for (uint32_t b = 0; b < o->block_count; b++) {
+    __builtin_memset(weights, SMIDGEN_NO_WEIGHT, o->block_count * all);
+    for (uint32_t b = 0; b < o->block_count; b++, weights += all) {
         smidgen_block_of_signs *block = &o->sign_blocks[b];
-        uint8_t *weights = all + (size_t)b * places * fours * BLOCK;
+        const uint32_t first = b * BLOCK, rest = out->channels - first;
+        const smidgen_signs_shape shape = smidgen_shape_of_signs(o, fours, rest);
         block->weights = weights;
-        block->first = b * BLOCK;
-        block->outputs = out->channels - block->first < BLOCK ? out->channels - block->first : BLOCK;
-        for (size_t i = 0; i < (size_t)places * fours * BLOCK; i++)
-            weights[i] = 0;
+        block->first = first;
+        block->outputs = rest < BLOCK ? rest : BLOCK;
         for (uint32_t r = 0; r < BLOCK; r++) {
-            const int real = r < block->outputs;
-            block->bias[r] = real ? k->bias[block->first + r] : 0;
-            block->factor[r] = real ? k->scales[block->first + r] : 0;
-            for (uint32_t i = 0; real && i < k->row; i++) { /* in the order inputs, kernel */
-                const size_t step = i % places * (size_t)fours + i / places / 4;
-                if (k->integers[(size_t)(block->first + r) * k->row + i] > 0)
-                    weights[step * BLOCK + r] |= (uint8_t)(1 << i / places % 4);
-            }
+            block->bias[r] = r < rest ? k->bias[first + r] : 0;
+            block->factor[r] = r < rest ? k->scales[first + r] : 0;
+            for (uint32_t p = 0; p < shape.pixels && r < rest; p++)
+                place_signs(k->integers + (size_t)(first + r) * k->row, k, &shape, p * o->stride_width,
+                            weights + p * (shape.width / shape.pixels) + r);
         }
     }
     return 0;

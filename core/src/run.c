@@ -89,6 +89,8 @@ static uint32_t window(uint32_t place, uint32_t stride, uint32_t before, uint32_
 static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t y, uint32_t end) {
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, 0, 255);
+    uint32_t divided = 0; /* by so many pixels */
+    float factor = 0;
     for (; y < end; y++)
         for (uint32_t x = 0; x < out->width; x++) {
             uint32_t top, left;
@@ -96,12 +98,14 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
             const uint32_t width = window(x, o->stride_width, o->left, o->kernel_width, in->width, &left);
             const uint32_t all = o->padded ? (uint32_t)o->kernel_height * o->kernel_width : height * width;
             const uint8_t *from = smidgen_pixel(n, in, top, left);
-            if (o->kind == SMIDGEN_MAXIMUM)
+            if (o->kind == SMIDGEN_MAXIMUM) {
                 n->kernels.maximum(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels);
-            else
-                n->kernels.average(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
-                                    (int32_t)(height * width * in->zero),
-                                    (float)(in->scale / ((double)all * out->scale)), &finish, 0);
+                continue;
+            }
+            if (all != divided)
+                factor = (float)(in->scale / ((double)(divided = all) * out->scale));
+            n->kernels.average(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
+                                (int32_t)(height * width * in->zero), factor, &finish, 0);
         }
 }
 
@@ -113,30 +117,34 @@ static void mean(const smidgen_network *n, const smidgen_operation *o) {
                         (int)out->type);
 }
 
+/* Whether the pixels of a row follow one another without gaps, so that they can be taken for one. */
+static int dense(const smidgen_value *v) {
+    return v->pitch == v->channels;
+}
+
 static void pair(const smidgen_network *n, const smidgen_operation *o, uint32_t y, uint32_t end) {
     const smidgen_value *one = &n->values[o->input], *other = &n->values[o->other], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
     const int32_t zeros[2] = {(int32_t)one->zero, (int32_t)other->zero};
     const int single = other->height == 1 && other->width == 1;
+    const uint32_t pixels = !single && dense(one) && dense(other) && dense(out) ? out->width : 1;
+    const uint32_t count = pixels * out->channels;
     for (; y < end; y++)
-        for (uint32_t x = 0; x < out->width; x++) {
+        for (uint32_t x = 0; x < out->width; x += pixels) {
             const uint8_t *a = smidgen_pixel(n, one, y, x), *b = single ? smidgen_pixel(n, other, 0, 0) : smidgen_pixel(n, other, y, x);
             if (o->kind == SMIDGEN_SUM)
-                n->kernels.sum(smidgen_pixel(n, out, y, x), a, b, out->channels, zeros, o->factors, &finish);
+                n->kernels.sum(smidgen_pixel(n, out, y, x), a, b, count, zeros, o->factors, &finish);
             else
-                n->kernels.product(smidgen_pixel(n, out, y, x), a, b, out->channels, zeros, o->factors[0], &finish);
+                n->kernels.product(smidgen_pixel(n, out, y, x), a, b, count, zeros, o->factors[0], &finish);
         }
 }
 
 static void lookup(const smidgen_network *n, const smidgen_operation *o, uint32_t y, uint32_t end) {
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    const uint32_t pixels = dense(in) && dense(out) ? out->width : 1;
     for (; y < end; y++)
-        for (uint32_t x = 0; x < out->width; x++) {
-            const uint8_t *from = smidgen_pixel(n, in, y, x);
-            uint8_t *to = smidgen_pixel(n, out, y, x);
-            for (uint32_t c = 0; c < out->channels; c++)
-                to[c] = o->body[from[c]];
-        }
+        for (uint32_t x = 0; x < out->width; x += pixels)
+            n->kernels.lookup(smidgen_pixel(n, out, y, x), smidgen_pixel(n, in, y, x), pixels * out->channels, o->body);
 }
 
 static uint32_t number(const uint8_t *bytes, int count) {
@@ -193,67 +201,10 @@ static void resize(const smidgen_network *n, const smidgen_operation *o, uint32_
 
 static void signs(const smidgen_network *n, const smidgen_operation *o, uint32_t y, uint32_t end) {
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    const uint32_t pixels = in->channels % 4 == 0 && dense(in) && dense(out) ? in->width : 1;
     for (; y < end; y++)
-        for (uint32_t x = 0; x < out->width; x++) {
-            const uint8_t *from = smidgen_pixel(n, in, y, x);
-            uint8_t *to = smidgen_pixel(n, out, y, x);
-            const uint32_t whole = in->channels / 4;
-            for (uint32_t c = 0; c < whole; c++)
-                to[c] = (uint8_t)((from[4 * c] >= in->zero) << 4 | (from[4 * c + 1] >= in->zero) << 5 |
-                                  (from[4 * c + 2] >= in->zero) << 6 | (from[4 * c + 3] >= in->zero) << 7);
-            if (whole < out->channels)
-                to[whole] = 0;
-            for (uint32_t c = 4 * whole; c < in->channels; c++)
-                to[whole] = (uint8_t)(to[whole] | (from[c] >= in->zero) << (4 + c % 4));
-        }
-}
-
-/* Places of a kernel that lie in the input, along one axis: the first, and how many. */
-static uint32_t places(uint32_t at, uint32_t stride, uint32_t before, uint32_t kernel, uint32_t dilation, uint32_t size,
-                       uint32_t *first) {
-    const int64_t start = (int64_t)at * stride - before, from = start < 0 ? (-start + dilation - 1) / dilation : 0;
-    const int64_t room = (int64_t)size - 1 - start, to = room < 0 ? 0 : room / dilation + 1;
-    const int64_t last = to < (int64_t)kernel ? to : (int64_t)kernel;
-    *first = (uint32_t)(from < kernel ? from : kernel);
-    return last > from ? (uint32_t)(last - from) : 0;
-}
-
-/* Pixels of a row that have the same places of the kernel in the input are computed together. */
-static void signs_convolution(const smidgen_network *n, const smidgen_operation *o, uint32_t unit, uint32_t end) {
-    enum { BLOCK = SMIDGEN_SIGNS_BLOCK, TILE = SMIDGEN_SIGNS_TILE };
-    const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
-    const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
-    const size_t place_size = (size_t)in->channels * BLOCK;
-    const int together = in->pitch == in->channels && o->dilation_width == 1; /* places of a row, one after another */
-    for (; unit < end; unit++) {
-        const smidgen_block_of_signs *block = &o->sign_blocks[unit / out->height];
-        const uint32_t y = unit % out->height;
-        uint32_t top, rows = places(y, o->stride_height, o->top, o->kernel_height, o->dilation_height, in->height, &top);
-        for (uint32_t x = 0, pixels; x < out->width; x += pixels) {
-            uint16_t sums[TILE][BLOCK] = {{0}};
-            uint32_t left, other, columns = places(x, o->stride_width, o->left, o->kernel_width, o->dilation_width,
-                                                   in->width, &left);
-            for (pixels = 1; pixels < TILE && x + pixels < out->width; pixels++)
-                if (places(x + pixels, o->stride_width, o->left, o->kernel_width, o->dilation_width, in->width,
-                           &other) != columns || other != left)
-                    break;
-            for (uint32_t i = top; i < top + rows; i++)
-                for (uint32_t j = left; j < left + columns; j += together ? columns : 1)
-                    n->kernels.differences(
-                        sums, block->weights + (i * o->kernel_width + j) * place_size,
-                        smidgen_pixel(n, in, y * o->stride_height + i * o->dilation_height - o->top,
-                              x * o->stride_width + j * o->dilation_width - o->left),
-                        (size_t)o->stride_width * in->pitch, in->channels * (together ? columns : 1), pixels);
-            for (uint32_t p = 0; p < pixels; p++) {
-                const int32_t all = (int32_t)(rows * columns * o->channels);
-                int32_t whole[BLOCK];
-                for (int r = 0; r < BLOCK; r++)
-                    whole[r] = block->bias[r] + all - 2 * sums[p][r];
-                n->kernels.store_signs(smidgen_pixel(n, out, y, x + p) + block->first, whole, block->factor, block->outputs,
-                                       &finish);
-            }
-        }
-    }
+        for (uint32_t x = 0; x < out->width; x += pixels)
+            n->kernels.signs(smidgen_pixel(n, out, y, x), smidgen_pixel(n, in, y, x), pixels * in->channels, in->zero);
 }
 
 void smidgen_run_operation(smidgen_network *n, const smidgen_operation *o, uint32_t part, uint32_t parts) {
@@ -291,7 +242,7 @@ void smidgen_run_operation(smidgen_network *n, const smidgen_operation *o, uint3
         signs(n, o, start, end);
         break;
     case SMIDGEN_SIGNS_CONVOLUTION:
-        signs_convolution(n, o, start, end);
+        smidgen_signs_convolution(n, o, start, end);
         break;
     default:
         resize(n, o, start, end);

@@ -1,0 +1,137 @@
+/* signs: layers of one bit both ways. 4 signs of an input choose a table of 16 counts, which is looked up at 4 signs of
+ * the weights of up to 64 outputs. What lies outside chooses a table of zeros, so that all pixels are alike. */
+#include "engine.h"
+
+enum {
+    PIXELS = 48,  /* of an output row at once */
+    SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535 + 3 x 255 */
+};
+
+/* Two pixels as one: its first 16 outputs are those of the left one, the others those of the right one, whose kernel begins a
+ * stride later. */
+smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t fours, uint32_t outputs) {
+    const uint32_t wider = (uint32_t)o->kernel_width + o->stride_width;
+    const int two = outputs <= 16 && o->dilation_width == 1 && o->stride_width <= o->kernel_width && wider * fours <= SIGNS;
+    const smidgen_signs_shape shape = {outputs > 32 ? 64 : 32, two ? 2 : 1, two ? wider : o->kernel_width};
+    return shape;
+}
+
+void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]) {
+    for (uint32_t i = 0; i < count; i++)
+        output[i] = table[input[i]];
+}
+
+/* Bits are counted by twos, then by fours, so that compilers find a byte of a vector for each output. */
+void smidgen_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
+                        uint32_t fours, uint32_t pixels, uint32_t width) {
+    for (uint32_t i = 0; i < rows * fours; i++, weights += width)
+        for (uint32_t p = 0; p < pixels; p++) {
+            const uint8_t x = input[p * step + i / fours * row + i % fours];
+            uint16_t *all = sums + p * width;
+            for (uint32_t o = 0; o < width && x != SMIDGEN_OUTSIDE; o++) {
+                const uint8_t differ = weights[o] < SMIDGEN_NO_WEIGHT ? weights[o] ^ x >> 4 : 0;
+                const uint8_t twos = (uint8_t)(differ - (differ >> 1 & 5));
+                all[o] = (uint16_t)(all[o] + (twos & 3) + (twos >> 2));
+            }
+        }
+}
+
+void smidgen_signs(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero) {
+    for (uint32_t i = 0; i < count; i += 4) {
+        uint32_t four = 0;
+        for (uint32_t j = 0; j < 4 && i + j < count; j++)
+            four |= (uint32_t)(input[i + j] >= zero) << (4 + j);
+        *output++ = (uint8_t)four;
+    }
+}
+
+/* How many places of a kernel lie in the input, along one axis. */
+static int32_t places(uint32_t at, uint32_t stride, uint32_t before, uint32_t kernel, uint32_t dilation, uint32_t size) {
+    const int64_t start = (int64_t)at * stride - before;
+    int32_t inside = 0;
+    for (uint32_t k = 0; k < kernel; k++)
+        inside += (uint64_t)(start + k * dilation) < size;
+    return inside;
+}
+
+/* The signs of `count` pixels of row y from x on, every so manieth. Returns where the next ones go. */
+static uint8_t *fetch(const smidgen_network *n, const smidgen_value *in, int64_t y, int64_t x, uint32_t stride, uint32_t count,
+                      uint8_t *restrict to) {
+    const int beside = stride == 1 && in->pitch == in->channels;
+    while (count) {
+        const int inside = (uint64_t)y < in->height && (uint64_t)x < in->width;
+        const uint32_t rest = inside ? in->width - (uint32_t)x : 1, some = !beside ? 1 : rest < count ? rest : count;
+        const uint32_t bytes = some * in->channels;
+        if (inside) {
+            const uint8_t *restrict from = smidgen_pixel(n, in, (uint32_t)y, (uint32_t)x);
+            for (uint32_t i = 0; i < bytes; i++)
+                to[i] = from[i] & 0xf0;
+        } else {
+            __builtin_memset(to, SMIDGEN_OUTSIDE, bytes);
+        }
+        to += bytes;
+        x += (int64_t)some * stride;
+        count -= some;
+    }
+    return to;
+}
+
+/* Adds for some pixels of output row y, from x on, and the outputs of a block in how many inputs signs differ. Pixels that
+ * are side by side under a row of the kernel are fetched once, for all that need them. */
+static void add_differences(const smidgen_network *n, const smidgen_operation *o, const smidgen_block_of_signs *block,
+                            const smidgen_signs_shape *shape, uint32_t y, uint32_t x, uint32_t pixels, uint16_t *sums) {
+    const smidgen_value *in = &n->values[o->input];
+    const int beside = o->dilation_width == 1;
+    const uint32_t stride = o->stride_width * shape->pixels, columns = beside ? shape->columns : 1;
+    const uint32_t count = beside ? (pixels - 1) * stride + columns : pixels, row = count * in->channels;
+    const uint32_t most = SIGNS / row < o->kernel_height ? SIGNS / row : o->kernel_height, together = beside ? most : 1;
+    const uint8_t *weights = block->weights;
+    uint8_t signs[SIGNS];
+    for (uint32_t i = 0, rows; i < o->kernel_height; i += rows) {
+        rows = o->kernel_height - i < together ? o->kernel_height - i : together;
+        for (uint32_t j = 0; j < shape->columns; j += columns) {
+            const int64_t left = (int64_t)x * o->stride_width + j * o->dilation_width - o->left;
+            uint8_t *to = signs;
+            for (uint32_t k = i; k < i + rows; k++)
+                to = fetch(n, in, (int64_t)y * o->stride_height + k * o->dilation_height - o->top, left, beside ? 1 : stride,
+                           count, to);
+            n->kernels.differences(sums, weights, signs, (size_t)(beside ? stride : 1) * in->channels, row, rows,
+                                   columns * in->channels, pixels, shape->width);
+            weights += (size_t)rows * columns * in->channels * shape->width;
+        }
+    }
+}
+
+/* How many of some pixels are computed at once: those whose signs have room, an even number or all or one. */
+static uint32_t most_pixels(const smidgen_operation *o, uint32_t channels, uint32_t pixels) {
+    const uint32_t room = SIGNS / channels;
+    const uint32_t whole = o->dilation_width == 1 ? (room - o->kernel_width) / o->stride_width + 1 : room;
+    const uint32_t even = whole > 1 ? whole & ~1u : 1, most = even < PIXELS ? even : PIXELS;
+    return pixels < most ? pixels : most;
+}
+
+/* Units are blocks of outputs, and in each the rows. */
+void smidgen_signs_convolution(const smidgen_network *n, const smidgen_operation *o, uint32_t from, uint32_t end) {
+    const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
+    const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
+    for (uint32_t x = 0, pixels; x < out->width; x += pixels) {
+        int32_t across[PIXELS], all[PIXELS];
+        pixels = most_pixels(o, in->channels, out->width - x);
+        for (uint32_t p = 0; p < pixels; p++)
+            across[p] = o->channels *
+                        places(x + p, o->stride_width, o->left, o->kernel_width, o->dilation_width, in->width);
+        for (uint32_t unit = from; unit < end; unit++) {
+            const smidgen_block_of_signs *block = &o->sign_blocks[unit / out->height];
+            const smidgen_signs_shape shape = smidgen_shape_of_signs(o, in->channels, block->outputs);
+            const uint32_t y = unit % out->height, shared = (pixels + shape.pixels - 1) / shape.pixels;
+            const int32_t down = places(y, o->stride_height, o->top, o->kernel_height, o->dilation_height, in->height);
+            uint16_t sums[PIXELS * SMIDGEN_SIGNS_BLOCK];
+            for (uint32_t p = 0; p < pixels; p++)
+                all[p] = down * across[p];
+            __builtin_memset(sums, 0, shared * shape.width * sizeof *sums);
+            add_differences(n, o, block, &shape, y, x, shared, sums);
+            n->kernels.store_signs(smidgen_pixel(n, out, y, x) + block->first, out->pitch, sums, all, pixels,
+                                   shape.width / shape.pixels, block, &finish);
+        }
+    }
+}
