@@ -129,13 +129,14 @@ def test_letters_that_a_terminal_does_not_have(program_file: Path, photos: list[
     assert b"caf?.jpg:" in done.stdout
 
 
+@pytest.mark.parametrize("options", [[], ["--top", "1"], ["--json"]])
 @pytest.mark.parametrize(
     ("redirected", "status", "said"), [(">&-", 0, ""), (">/dev/full", 1, "smidgen: standard output")]
 )
 def test_an_output_that_takes_nothing(
-    redirected: str, status: int, said: str, program_file: Path, photos: list[Path]
+    redirected: str, status: int, said: str, options: list[str], program_file: Path, photos: list[Path]
 ) -> None:
-    command = [sys.executable, "-m", "smidgen", "recognize", str(program_file), str(photos[0])]
+    command = [sys.executable, "-m", "smidgen", "recognize", *options, str(program_file), str(photos[0])]
     done = subprocess.run(f"{shlex.join(command)} {redirected}", shell=True, capture_output=True, text=True)
     assert (done.returncode, done.stderr.startswith(said), done.stderr.count("\n")) == (status, True, status)
 

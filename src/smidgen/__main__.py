@@ -8,7 +8,7 @@ import gc
 import os
 import sys
 
-from smidgen.errors import InputError, SmidgenError, told
+from smidgen.errors import SmidgenError, output_lost, told
 
 
 def main() -> None:
@@ -44,10 +44,10 @@ def _print(text: str) -> None:
     try:
         print(text.encode(encoding, "replace").decode(encoding), flush=True)  # a terminal may not have every letter
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        lost = output_lost(error)
         if isinstance(error, BrokenPipeError):  # who reads has gone, and knows
             sys.exit(1)
-        raise InputError(f"standard output: cannot be written: {error.strerror}") from None
+        raise lost from None
 
 
 if __name__ == "__main__":

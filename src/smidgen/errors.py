@@ -9,6 +9,9 @@ SmidgenError            anything the user can mend; one line: what, where, what 
 └── InputError          a picture, folder, table or option that cannot be used
 """
 
+import os
+import sys
+
 __all__ = [
     "NOT_FINITE",
     "UNPREPARED",
@@ -20,6 +23,7 @@ __all__ = [
     "SmidgenError",
     "WeightError",
     "one_line",
+    "output_lost",
     "told",
 ]
 
@@ -70,6 +74,13 @@ def told(error: SmidgenError | MemoryError | KeyboardInterrupt) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "smidgen: interrupted; nothing that existed was changed"
     return f"smidgen: {error}"
+
+
+def output_lost(error: OSError) -> InputError:
+    """What is said where standard output cannot be written; from now on it goes nowhere, since the end of the process
+    would fail to write it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return InputError(f"standard output: cannot be written: {error.strerror}")
 
 
 def one_line(error: BaseException) -> str:

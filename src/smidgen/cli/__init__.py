@@ -7,13 +7,14 @@ progress and errors to standard error.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
 import click
 
 from smidgen import distributed
-from smidgen.errors import SmidgenError, told
+from smidgen.errors import SmidgenError, output_lost, told
 
 __all__ = ["cli", "main"]
 
@@ -79,6 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (SmidgenError, MemoryError, KeyboardInterrupt) as error:
         click.echo(told(error), err=True)
         sys.exit(1)
+    except OSError as error:
+        if not _of_output(error):
+            raise
+        click.echo(told(output_lost(error)), err=True)
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -90,3 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     finally:
         distributed.leave()
+
+
+def _of_output(error: OSError) -> bool:
+    """Whether an error is one of printing; files that cannot be written have had their line before."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_code is click.echo.__code__
