@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -52,8 +52,8 @@ def evaluate(
     FILES are .smidgen or .onnx files; a name of the zoo (squeezenet1_1) stands for the uncompressed network. Of
     classifiers of pictures the agreement of classes and the KL divergence are shown, and with class sub-folders, named
     by the ids or names of the classes that the file carries, top-1 and top-5. Of any other network its outputs are
-    compared: divergence, agreement or cosine, relative error and largest difference. What is judged are the weights, in
-    float32; with --engine native, of networks that take pictures, each file by its own program if it has one.
+    compared: divergence, agreement or cosine, relative error and largest difference. The weights are judged, in
+    float32, and a file that runs by itself also as it does, in integers; --engine leaves one of the two.
     """
     from smidgen.preprocess import with_preprocessing
 
@@ -65,8 +65,27 @@ def evaluate(
     if arrays or outputs or not _classifies(archives[0]):
         _compare(files, archives, sizes, data, outputs, as_json)
     else:
-        runners = [archive.runner(engine=None if engine == "native" else "onnxruntime") for archive in archives]
-        _recognise(files, runners, sizes, data, as_json)
+        judged = [
+            _Judged(name, size, computed, archive.runner(engine=how))
+            for name, size, archive in zip(files, sizes, archives, strict=True)
+            for computed, how in _ways(archive, engine)
+        ]
+        _recognise(judged, data, as_json)
+
+
+class _Judged(NamedTuple):
+    file: str
+    bytes: int
+    computed: str
+    runner: Runner
+
+
+def _ways(archive: Archive, engine: str | None) -> list[tuple[str, str]]:
+    """How a file is judged: what it is computed in, and the engine that does so."""
+    exact, program = ("float32", "onnxruntime"), ("integers", "native")
+    if not archive.program or engine == "onnxruntime":
+        return [exact]
+    return [program] if engine == "native" else [exact, program]
 
 
 def _classifies(archive: Archive) -> bool:
@@ -113,10 +132,11 @@ def _compare(
     )
 
 
-def _recognise(files: tuple[str, ...], runners: list[Runner], sizes: list[int], data: Path, as_json: bool) -> None:
+def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
     from smidgen.run.evaluate import evaluate as evaluate_runners
     from smidgen.run.pictures import find_labelled, find_pictures
 
+    runners = [one.runner for one in judged]
     labelled = find_labelled(data, runners[0].labels)
     pictures = find_pictures(data) if labelled is None else [path for path, _ in labelled]
     truth = None if labelled is None else [index for _, index in labelled]
@@ -125,25 +145,26 @@ def _recognise(files: tuple[str, ...], runners: list[Runner], sizes: list[int], 
     if as_json:
         echo_json(
             [
-                {"file": name, "bytes": size, **asdict(result)}
-                for name, size, result in zip(files, sizes, results, strict=True)
+                {"file": one.file, "bytes": one.bytes, "computed": one.computed, **asdict(result)}
+                for one, result in zip(judged, results, strict=True)
             ]
         )
         return
     rows = [
         (
-            name,
-            f"{size:,}",
+            one.file,
+            f"{one.bytes:,}",
+            one.computed,
             "-" if result.top1 is None else f"{result.top1:.2f}",
             "-" if result.top5 is None else f"{result.top5:.2f}",
             f"{result.agreement:.2f}",
             f"{result.kl:.4f}",
             f"{result.milliseconds:.1f}",
         )
-        for name, size, result in zip(files, sizes, results, strict=True)
+        for one, result in zip(judged, results, strict=True)
     ]
-    echo_table(("file", "bytes", "top-1 %", "top-5 %", "agreement %", "KL nats", "ms"), rows)
-    click.echo(f"{len(pictures):,} pictures from {data}; agreement and KL against {files[0]}")
+    echo_table(("file", "bytes", "computed in", "top-1 %", "top-5 %", "agreement %", "KL nats", "ms"), rows)
+    click.echo(f"{len(pictures):,} pictures from {data}; agreement and KL against {judged[0].file}")
 
 
 def opened(name: str) -> Archive:
