@@ -36,7 +36,7 @@ STAGES = {
     "Train": "bits = 8\nepochs = 1",
     "Prune": 'density = 0.3\nepochs = 4\nimportance = "second-order"\nscope = "global"',
     "Cluster": "levels = 8\nepochs = 3\nlearning_rate = 0.01",
-    "Squeeze": 'bits = 1.2\nepochs = 16\nlearning_rate = 0.01\noptimizer = "adam"',
+    "Squeeze": 'bits = 1.6\nepochs = 16\nlearning_rate = 0.01\noptimizer = "adam"',
     "Quantize": "bits = 4\nactivations = 4\nepochs = 4",
     "Binarize": "epochs = 8",
     "Cut": "multiply_adds = 0.6\nalign = 2\nepochs = 6",
@@ -119,7 +119,7 @@ def check_squeeze(archive: Any, state: Any, outcome: Outcome) -> None:
     for name in (names := weights_of(state)):
         counts = np.unique(archive.tensors[name].symbols, return_counts=True)[1]
         bits += float((counts * np.log2(counts.sum() / counts)).sum())
-    assert bits / sum(archive.tensors[name].symbols.size for name in names) == pytest.approx(1.2, rel=0.1)
+    assert bits / sum(archive.tensors[name].symbols.size for name in names) == pytest.approx(1.6, rel=0.1)
 
 
 def check_quantize(archive: Any, state: Any, outcome: Outcome) -> None:

@@ -21,8 +21,9 @@ from smidgen.run.program import Program
 from smidgen.train.families.binarize import Binarize, Sign, Signed
 from smidgen.train.families.cluster import Attended, Cluster, Shared
 from smidgen.train.families.prune import Prune
-from smidgen.train.families.quantize import Grid, Quantize, Stepped
+from smidgen.train.families.quantize import Grid, Quantize, Stepped, _OnGrid
 from smidgen.train.families.squeeze import Rated
+from smidgen.zoo import build
 
 
 def test_the_gradient_of_a_shared_value_is_the_sum_over_its_weights() -> None:
@@ -74,11 +75,45 @@ def test_a_grid_learns_that_activations_are_negative_too() -> None:
     assert (float(grid.get_buffer("low")), float(grid.get_buffer("high"))) == (-8.0, 7.0)
 
 
+@pytest.mark.parametrize("ends", [(0.0, 3.0), (-2.0, 1.0)])
+def test_the_gradients_of_a_grid_are_those_of_the_paper(ends: tuple[float, float]) -> None:
+    """Equations 3 and 5, element by element; the ends of the grid themselves lie within it."""
+    x = torch.tensor([-9.0, -1.0, -0.7, 0.0, 0.2, 0.5, 0.9, 1.5, 1.6, 9.0], requires_grad=True)
+    step = torch.tensor(0.5, requires_grad=True)
+    points = _OnGrid.apply(x, step, ends)  # type: ignore[no-untyped-call]
+    (points * torch.arange(10)).sum().backward()
+    slopes, by_step = x.grad, 0.0
+    assert slopes is not None
+    assert step.grad is not None
+    for place, value in enumerate(x.tolist()):
+        ideal = value / 0.5
+        within = ends[0] <= ideal <= ends[1]
+        assert points[place].item() == 0.5 * round(min(max(ideal, ends[0]), ends[1]))
+        assert slopes[place].item() == (place if within else 0)
+        by_step += place * (round(ideal) - ideal if within else ends[ideal > 0])
+    assert float(step.grad) == pytest.approx(by_step, rel=1e-5)
+
+
+def test_the_gradient_of_a_slope_is_that_of_pytorch() -> None:
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    quick = type(build("resnet20", bypass="layer").get_submodule("layer1.0.act"))
+    found = []
+    for kind in (quick, nn.PReLU):
+        module, given = kind().train(), x.clone().requires_grad_()
+        made = module(given)
+        (made * torch.arange(4.0)).sum().backward()
+        found.append((made, given.grad, module.weight.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    layer = quick()
+    torch.testing.assert_close(layer.train()(x), layer.eval()(x))
+
+
 @pytest.mark.parametrize(
     ("gradient", "wanted"), [("clipped", [0.0, 1.0, 1.0, 1.0, 0.0]), ("polynomial", [0.0, 1.0, 2.0, 1.0, 0.0])]
 )
 def test_the_gradient_of_a_sign(gradient: str, wanted: list[float]) -> None:
-    x = torch.tensor([-1.5, -0.5, 0.0, 0.5, 1.5], requires_grad=True)
+    x = torch.tensor([-1.5, -0.5, -0.0, 0.5, 1.5], requires_grad=True)
     signs = Sign(gradient).train()(x)
     signs.sum().backward()
     assert signs.tolist() == [-1, -1, 1, 1, 1]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from smidgen.errors import ModelError
 
@@ -14,6 +17,30 @@ _WIDTHS = (16, 32, 64)
 _BLOCKS = 3
 
 
+class _Slope(torch.autograd.Function):
+    """A ReLU with one slope below zero, trained: PyTorch's own takes five times as long for the gradient on a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = float(slope)
+        return functional.leaky_relu(x, ctx.slope)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        by_slope = (gradient * x.clamp(max=0)).sum(dtype=torch.float32).reshape(1)
+        return torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False), by_slope
+
+
+class _PReLU(nn.PReLU):
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        found: Tensor = _Slope.apply(x, self.weight)  # type: ignore[no-untyped-call]
+        return found
+
+
 class _Bypassed(nn.Module):
     """A 3x3 convolution, its normalization, and the input added: what a binary network keeps of real numbers."""
 
@@ -22,7 +49,7 @@ class _Bypassed(nn.Module):
         self.conv = nn.Conv2d(channels, outputs, 3, stride, 1, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.downsample = _downsample(channels, outputs, stride, pooled=True)
-        self.act = nn.PReLU()
+        self.act = _PReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         added: Tensor = self.act(self.norm(self.conv(x)) + self.downsample(x))

@@ -40,7 +40,7 @@ class _Sign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, polynomial: bool) -> Tensor:
         ctx.save_for_backward(x)
         ctx.polynomial = polynomial
-        return torch.where(x >= 0, 1.0, -1.0).to(x.dtype)
+        return torch.copysign(torch.ones((), dtype=x.dtype, device=x.device), x + 0.0)  # -0.0 counts as 0
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
