@@ -18,8 +18,8 @@ CORE = $(wildcard core/*.h core/src/*.[ch])
 # small, but for what takes the time: decoding weights, and kernels, of which browsers have their own
 WASM = clang --target=wasm32 -std=c99 -msimd128 -mbulk-memory -msign-ext -mnontrapping-fptoint -ffreestanding -ffp-contract=off -ffunction-sections \
 	-Wall -Wextra -Werror -I$(CURDIR)/core -c
-WASM_SMALL = core/web/web.c $(sort $(filter-out %/vector.c %/portable.c %/mixed.c,$(wildcard core/src/*.c)))
-WASM_FAST = core/src/mixed.c core/web/simd.c core/web/relaxed.c
+WASM_SMALL = core/web/web.c $(sort $(filter-out %/vector.c %/portable.c %/mixed.c %/signs.c,$(wildcard core/src/*.c)))
+WASM_FAST = core/src/mixed.c core/src/signs.c core/web/simd.c core/web/relaxed.c
 WASM_BUILD = build/wasm
 WASM_OUT = src/smidgen/web
 
@@ -46,7 +46,7 @@ wasm:
 	mkdir -p $(WASM_BUILD)
 	cd $(WASM_BUILD) && $(WASM) -Os $(abspath $(WASM_SMALL)) && $(WASM) -O2 $(abspath $(WASM_FAST))
 	cd $(WASM_BUILD) && for kernels in simd relaxed; do wasm-ld --no-entry --gc-sections --strip-all \
-		$(notdir $(WASM_SMALL:.c=.o)) mixed.o $$kernels.o -o $$kernels.wasm || exit 1; done
+		$(notdir $(WASM_SMALL:.c=.o)) mixed.o signs.o $$kernels.o -o $$kernels.wasm || exit 1; done
 	install -m 644 $(WASM_BUILD)/simd.wasm $(WASM_OUT)/smidgen.wasm
 	install -m 644 $(WASM_BUILD)/relaxed.wasm $(WASM_OUT)/smidgen-relaxed.wasm
 

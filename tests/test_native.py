@@ -263,15 +263,16 @@ def test_weights_in_two_parts_are_added() -> None:
 
 @given(
     seed=st.integers(0, 99),
-    channels=st.sampled_from([1, 3, 8, 37, 300]),
-    outputs=st.sampled_from([1, 16, 70]),
+    channels=st.sampled_from([1, 3, 8, 16, 37, 64, 300]),
+    outputs=st.sampled_from([1, 16, 20, 32, 33, 70]),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     width=st.integers(1, 14),
+    gap=st.integers(0, 2),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=60)
 def test_convolutions_of_signs(
     seed: int,
     channels: int,
@@ -281,23 +282,36 @@ def test_convolutions_of_signs(
     dilation: tuple[int, int],
     padding: tuple[int, int],
     width: int,
+    gap: int,
 ) -> None:
-    check_signs(seed, channels, outputs, kernel, stride, dilation, padding, width)
+    check_signs(seed, channels, outputs, kernel, stride, dilation, padding, width, gap)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "dilation", "padding", "width"),
+    ("channels", "outputs", "kernel", "stride", "dilation", "padding", "width"),
     [
-        ((3, 3), (1, 1), (1, 1), (1, 1), 300),  # a row in several tiles
-        ((1, 1), (3, 3), (1, 1), (0, 0), 130),
-        ((9, 9), (1, 3), (1, 1), (4, 4), 33),  # more places than steps
-        ((5, 9), (1, 1), (60, 40), (121, 160), 20),  # an input too large for planes
+        (21, 20, (3, 3), (1, 1), (1, 1), (1, 1), 120),  # a row in several parts
+        (16, 16, (3, 3), (1, 1), (1, 1), (1, 1), 99),
+        (5, 6, (1, 1), (3, 3), (1, 1), (0, 0), 130),  # pixels far apart
+        (21, 6, (9, 9), (1, 3), (1, 1), (4, 4), 33),
+        (300, 3, (9, 9), (1, 1), (1, 1), (4, 4), 48),  # rows of the kernel in several turns
+        (21, 33, (5, 9), (1, 1), (60, 40), (121, 160), 20),  # hardly a place within the input
+        (65532, 2, (1, 1), (1, 1), (1, 1), (0, 0), 3),  # hardly room for a pixel, and none for two as one
+        (33000, 3, (1, 1), (1, 1), (1, 1), (0, 0), 5),
+        (9000, 2, (1, 7), (1, 1), (1, 1), (0, 3), 5),
+        (1, 2, (120, 130), (1, 1), (1, 1), (60, 65), 9),
     ],
 )
-def test_convolutions_of_signs_that_are_large(
-    kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int], padding: tuple[int, int], width: int
+def test_convolutions_of_signs_of_any_size(
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    width: int,
 ) -> None:
-    check_signs(5, 21, 6, kernel, stride, dilation, padding, width)
+    check_signs(5, channels, outputs, kernel, stride, dilation, padding, width, 0)
 
 
 def check_signs(
@@ -309,10 +323,13 @@ def check_signs(
     dilation: tuple[int, int],
     padding: tuple[int, int],
     width: int,
+    gap: int,
 ) -> None:
+    """Signs of 4 rows of pixels, and their convolution; pixels lie ``gap`` bytes apart."""
     rng = np.random.default_rng(seed)
     shape = {"height": 4, "width": width, "channels": channels, "zero": 128, "scale": 0.02, "border": 1}
-    fours = {"height": 4, "width": width, "channels": -(-channels // 4), "border": int(rng.integers(0, 2))}
+    count = -(-channels // 4)
+    fours = {"height": 4, "width": width, "channels": count, "pitch": count + gap, "border": int(rng.integers(0, 2))}
     high, wide = (
         max(1, (side + 2 * pad - (k - 1) * d - 1) // s + 1)
         for side, k, s, d, pad in zip((4, width), kernel, stride, dilation, padding, strict=True)

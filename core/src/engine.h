@@ -109,16 +109,15 @@ typedef struct {
                     uint32_t channels);
     void (*average)(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
                     uint32_t channels, int32_t zeros, float factor, const smidgen_finish *finish, int numbers);
-    /* of one pixel */
-    void (*sum)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels, const int32_t zeros[2],
+    /* of `count` channels, which may be those of several pixels */
+    void (*sum)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t count, const int32_t zeros[2],
                 const float factors[2], const smidgen_finish *finish);
-    void (*product)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
+    void (*product)(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t count,
                     const int32_t zeros[2], float factor, const smidgen_finish *finish);
-    /* of `count` channels, 4 to a byte of the output */
     void (*signs)(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
     void (*lookup)(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
     /* adds for some pixels, `step` bytes apart, and 32 or 64 outputs in how many of 4 x fours inputs signs differ, in each of
-     * some rows, `row` bytes apart */
+     * some rows, `row` bytes apart; inputs have signs in their upper bits and zeros in the lower, or are SMIDGEN_OUTSIDE */
     void (*differences)(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
                         uint32_t fours, uint32_t pixels, uint32_t width);
     /* the integers of some pixels, of which each has `width` sums: of bias + all - 2 * sum */

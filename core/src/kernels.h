@@ -126,28 +126,28 @@ static void average(uint8_t *output, const uint8_t *input, size_t row, size_t pi
     }
 }
 
-static void sum(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels, const int32_t zeros[2],
+static void sum(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t count, const int32_t zeros[2],
                 const float factors[2], const smidgen_finish *f) {
     const float first = factors[0], second = factors[1];
-    for (uint32_t c = 0; c < channels; c += CHUNK) {
+    for (uint32_t c = 0; c < count; c += CHUNK) {
         float x[CHUNK], y[CHUNK];
         numbers_of(x, one + c, zeros[0]);
         numbers_of(y, other + c, zeros[1]);
         for (int i = 0; i < CHUNK; i++)
             x[i] = x[i] * first + y[i] * second;
-        keep(output + c, x, channels - c, f);
+        keep(output + c, x, count - c, f);
     }
 }
 
-static void product(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t channels,
+static void product(uint8_t *output, const uint8_t *one, const uint8_t *other, uint32_t count,
                     const int32_t zeros[2], float factor, const smidgen_finish *f) {
-    for (uint32_t c = 0; c < channels; c += CHUNK) {
+    for (uint32_t c = 0; c < count; c += CHUNK) {
         float x[CHUNK], y[CHUNK];
         numbers_of(x, one + c, zeros[0]);
         numbers_of(y, other + c, zeros[1]);
         for (int i = 0; i < CHUNK; i++)
             x[i] = x[i] * y[i] * factor;
-        keep(output + c, x, channels - c, f);
+        keep(output + c, x, count - c, f);
     }
 }
 

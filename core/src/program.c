@@ -193,7 +193,7 @@ static void take_signs_convolution(reader *r, smidgen_operation *o, const smidge
     o->high = (uint8_t)take(&r->c, 1);
     if (!o->dilation_height || !o->dilation_width || o->low > o->high || out->type || o->weight == NO_RECORD ||
         !o->channels || in->channels != (o->channels + 3u) / 4 || in->scale != 1 || in->zero != 0 ||
-        (uint64_t)o->channels * o->kernel_height * o->kernel_width > UINT16_MAX)
+        4ull * in->channels * o->kernel_height * o->kernel_width > UINT16_MAX)
         r->c.failed = 1;
     count(r, out, (uint64_t)out->channels * o->channels * o->kernel_height * o->kernel_width);
 }

@@ -103,7 +103,8 @@ static void pool(const smidgen_network *n, const smidgen_operation *o, uint32_t 
                 continue;
             }
             if (all != divided)
-                factor = (float)(in->scale / ((double)(divided = all) * out->scale));
+                factor = (float)(in->scale / ((double)all * out->scale));
+            divided = all;
             n->kernels.average(smidgen_pixel(n, out, y, x), from, in->row, in->pitch, height, width, out->channels,
                                 (int32_t)(height * width * in->zero), factor, &finish, 0);
         }

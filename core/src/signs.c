@@ -7,11 +7,16 @@ enum {
     SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535 + 3 x 255 */
 };
 
+/* Whether the pixels under a row of the kernel are fetched from the first to the last one's, or place by place. */
+static int beside(const smidgen_operation *o) {
+    return o->dilation_width == 1 && o->stride_width <= o->kernel_width;
+}
+
 /* Two pixels as one: its first 16 outputs are those of the left one, the others those of the right one, whose kernel begins a
  * stride later. */
 smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t fours, uint32_t outputs) {
     const uint32_t wider = (uint32_t)o->kernel_width + o->stride_width;
-    const int two = outputs <= 16 && o->dilation_width == 1 && o->stride_width <= o->kernel_width && wider * fours <= SIGNS;
+    const int two = outputs <= 16 && beside(o) && wider * fours <= SIGNS;
     const smidgen_signs_shape shape = {outputs > 32 ? 64 : 32, two ? 2 : 1, two ? wider : o->kernel_width};
     return shape;
 }
@@ -28,7 +33,9 @@ void smidgen_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *
         for (uint32_t p = 0; p < pixels; p++) {
             const uint8_t x = input[p * step + i / fours * row + i % fours];
             uint16_t *all = sums + p * width;
-            for (uint32_t o = 0; o < width && x != SMIDGEN_OUTSIDE; o++) {
+            if (x == SMIDGEN_OUTSIDE)
+                continue;
+            for (uint32_t o = 0; o < width; o++) {
                 const uint8_t differ = weights[o] < SMIDGEN_NO_WEIGHT ? weights[o] ^ x >> 4 : 0;
                 const uint8_t twos = (uint8_t)(differ - (differ >> 1 & 5));
                 all[o] = (uint16_t)(all[o] + (twos & 3) + (twos >> 2));
@@ -45,22 +52,27 @@ void smidgen_signs(uint8_t *output, const uint8_t *input, uint32_t count, uint32
     }
 }
 
-/* How many places of a kernel lie in the input, along one axis. */
-static int32_t places(uint32_t at, uint32_t stride, uint32_t before, uint32_t kernel, uint32_t dilation, uint32_t size) {
+/* How many places of a kernel lie in the input, along one axis, and the first of them. */
+static uint32_t places(uint32_t at, uint32_t stride, uint32_t before, uint32_t kernel, uint32_t dilation, uint32_t size,
+                       uint32_t *first) {
     const int64_t start = (int64_t)at * stride - before;
-    int32_t inside = 0;
-    for (uint32_t k = 0; k < kernel; k++)
-        inside += (uint64_t)(start + k * dilation) < size;
+    uint32_t inside = 0;
+    *first = 0;
+    for (uint32_t k = 0; k < kernel; k++) {
+        const int here = (uint64_t)(start + k * dilation) < size;
+        *first = here && !inside ? k : *first;
+        inside += (uint32_t)here;
+    }
     return inside;
 }
 
 /* The signs of `count` pixels of row y from x on, every so manieth. Returns where the next ones go. */
 static uint8_t *fetch(const smidgen_network *n, const smidgen_value *in, int64_t y, int64_t x, uint32_t stride, uint32_t count,
                       uint8_t *restrict to) {
-    const int beside = stride == 1 && in->pitch == in->channels;
+    const int dense = stride == 1 && in->pitch == in->channels;
     while (count) {
         const int inside = (uint64_t)y < in->height && (uint64_t)x < in->width;
-        const uint32_t rest = inside ? in->width - (uint32_t)x : 1, some = !beside ? 1 : rest < count ? rest : count;
+        const uint32_t rest = inside ? in->width - (uint32_t)x : 1, some = !dense ? 1 : rest < count ? rest : count;
         const uint32_t bytes = some * in->channels;
         if (inside) {
             const uint8_t *restrict from = smidgen_pixel(n, in, (uint32_t)y, (uint32_t)x);
@@ -76,28 +88,36 @@ static uint8_t *fetch(const smidgen_network *n, const smidgen_value *in, int64_t
     return to;
 }
 
-/* Adds for some pixels of output row y, from x on, and the outputs of a block in how many inputs signs differ. Pixels that
- * are side by side under a row of the kernel are fetched once, for all that need them. */
+/* A part of an output row that is computed together. */
+typedef struct {
+    uint32_t y, x, pixels, top, rows; /* rows of the kernel that lie in the input, and the first of them */
+} part;
+
+/* Adds for the pixels of a part, of which two may be one, and the outputs of a block in how many inputs signs differ. Pixels
+ * that are side by side under a row of the kernel are fetched once, for all that need them. */
 static void add_differences(const smidgen_network *n, const smidgen_operation *o, const smidgen_block_of_signs *block,
-                            const smidgen_signs_shape *shape, uint32_t y, uint32_t x, uint32_t pixels, uint16_t *sums) {
+                            const smidgen_signs_shape *shape, const part *p, uint16_t *sums) {
     const smidgen_value *in = &n->values[o->input];
-    const int beside = o->dilation_width == 1;
-    const uint32_t stride = o->stride_width * shape->pixels, columns = beside ? shape->columns : 1;
-    const uint32_t count = beside ? (pixels - 1) * stride + columns : pixels, row = count * in->channels;
-    const uint32_t most = SIGNS / row < o->kernel_height ? SIGNS / row : o->kernel_height, together = beside ? most : 1;
-    const uint8_t *weights = block->weights;
+    const int whole = beside(o);
+    const uint32_t stride = o->stride_width * shape->pixels, columns = whole ? shape->columns : 1;
+    const uint32_t count = whole ? (p->pixels - 1) * stride + columns : p->pixels, row = count * in->channels;
+    const uint32_t together = whole ? SIGNS / row : 1, bottom = p->top + p->rows;
+    const size_t place = (size_t)in->channels * shape->width;
     uint8_t signs[SIGNS];
-    for (uint32_t i = 0, rows; i < o->kernel_height; i += rows) {
-        rows = o->kernel_height - i < together ? o->kernel_height - i : together;
+    for (uint32_t i = p->top, rows; i < bottom; i += rows) {
+        rows = bottom - i < together ? bottom - i : together;
         for (uint32_t j = 0; j < shape->columns; j += columns) {
-            const int64_t left = (int64_t)x * o->stride_width + j * o->dilation_width - o->left;
+            const int64_t left = (int64_t)p->x * o->stride_width + j * o->dilation_width - o->left;
+            const int64_t right = left + (whole ? count - 1 : (count - 1) * stride);
             uint8_t *to = signs;
+            if (right < 0 || left >= (int64_t)in->width)
+                continue;
             for (uint32_t k = i; k < i + rows; k++)
-                to = fetch(n, in, (int64_t)y * o->stride_height + k * o->dilation_height - o->top, left, beside ? 1 : stride,
-                           count, to);
-            n->kernels.differences(sums, weights, signs, (size_t)(beside ? stride : 1) * in->channels, row, rows,
-                                   columns * in->channels, pixels, shape->width);
-            weights += (size_t)rows * columns * in->channels * shape->width;
+                to = fetch(n, in, (int64_t)p->y * o->stride_height + k * o->dilation_height - o->top, left,
+                           whole ? 1 : stride, count, to);
+            n->kernels.differences(sums, block->weights + (i * shape->columns + j) * place, signs,
+                                   (size_t)(whole ? stride : 1) * in->channels, row, rows, columns * in->channels, p->pixels,
+                                   shape->width);
         }
     }
 }
@@ -105,7 +125,7 @@ static void add_differences(const smidgen_network *n, const smidgen_operation *o
 /* How many of some pixels are computed at once: those whose signs have room, an even number or all or one. */
 static uint32_t most_pixels(const smidgen_operation *o, uint32_t channels, uint32_t pixels) {
     const uint32_t room = SIGNS / channels;
-    const uint32_t whole = o->dilation_width == 1 ? (room - o->kernel_width) / o->stride_width + 1 : room;
+    const uint32_t whole = beside(o) ? (room - o->kernel_width) / o->stride_width + 1 : room;
     const uint32_t even = whole > 1 ? whole & ~1u : 1, most = even < PIXELS ? even : PIXELS;
     return pixels < most ? pixels : most;
 }
@@ -115,22 +135,23 @@ void smidgen_signs_convolution(const smidgen_network *n, const smidgen_operation
     const smidgen_value *in = &n->values[o->input], *out = &n->values[o->output];
     const smidgen_finish finish = smidgen_finish_of(out, o->low, o->high);
     for (uint32_t x = 0, pixels; x < out->width; x += pixels) {
-        int32_t across[PIXELS], all[PIXELS];
+        uint32_t across[PIXELS], first;
         pixels = most_pixels(o, in->channels, out->width - x);
         for (uint32_t p = 0; p < pixels; p++)
-            across[p] = o->channels *
-                        places(x + p, o->stride_width, o->left, o->kernel_width, o->dilation_width, in->width);
+            across[p] = o->channels * places(x + p, o->stride_width, o->left, o->kernel_width, o->dilation_width, in->width,
+                                             &first);
         for (uint32_t unit = from; unit < end; unit++) {
             const smidgen_block_of_signs *block = &o->sign_blocks[unit / out->height];
             const smidgen_signs_shape shape = smidgen_shape_of_signs(o, in->channels, block->outputs);
-            const uint32_t y = unit % out->height, shared = (pixels + shape.pixels - 1) / shape.pixels;
-            const int32_t down = places(y, o->stride_height, o->top, o->kernel_height, o->dilation_height, in->height);
+            part p = {unit % out->height, x, (pixels + shape.pixels - 1) / shape.pixels, 0, 0};
             uint16_t sums[PIXELS * SMIDGEN_SIGNS_BLOCK];
-            for (uint32_t p = 0; p < pixels; p++)
-                all[p] = down * across[p];
-            __builtin_memset(sums, 0, shared * shape.width * sizeof *sums);
-            add_differences(n, o, block, &shape, y, x, shared, sums);
-            n->kernels.store_signs(smidgen_pixel(n, out, y, x) + block->first, out->pitch, sums, all, pixels,
+            int32_t all[PIXELS];
+            p.rows = places(p.y, o->stride_height, o->top, o->kernel_height, o->dilation_height, in->height, &p.top);
+            for (uint32_t i = 0; i < pixels; i++)
+                all[i] = (int32_t)(p.rows * across[i]);
+            __builtin_memset(sums, 0, p.pixels * shape.width * sizeof *sums);
+            add_differences(n, o, block, &shape, &p, sums);
+            n->kernels.store_signs(smidgen_pixel(n, out, p.y, x) + block->first, out->pitch, sums, all, pixels,
                                    shape.width / shape.pixels, block, &finish);
         }
     }

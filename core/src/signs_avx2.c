@@ -1,4 +1,4 @@
-/* signs_avx2: the kernels of signs for all processors that have AVX2. */
+/* signs_avx2: the kernels of signs, and of tables, for all processors that have AVX2. */
 #include "engine.h"
 
 #if defined(__GNUC__) && (defined(__x86_64__) || defined(__i386__))

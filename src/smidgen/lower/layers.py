@@ -86,7 +86,7 @@ def _of_signs(work: Work, node: Any, view: View) -> View:
         raise work.refuse(f"its weight of shape {shape} does not fit {p.channels} channels")
     rows, columns = window(attributes_of(node), shape[2:], (p.height, p.width), (0, 0, 0, 0))
     inputs = math.prod(shape[1:])
-    if rows.positions < 1 or columns.positions < 1 or inputs > MOST_SIGNS:
+    if rows.positions < 1 or columns.positions < 1 or -(-shape[1] // 4) * 4 * math.prod(shape[2:]) > MOST_SIGNS:
         raise work.refuse("its kernel is larger than its input, or of more than 65535 numbers")
     weight, _ = _weight(work, node.input[1], shape[0], inputs)
     bias = _bias(work, node.input[2], shape[0]) if len(node.input) > 2 and node.input[2] else NO_RECORD
