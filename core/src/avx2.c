@@ -10,10 +10,10 @@
 SMIDGEN_FOR("avx2")
 
 #define OWN_CHUNK
-typedef __m128i chunk;
+typedef __m256i chunk;
 
 static inline chunk greater(chunk a, chunk b) {
-    return _mm_max_epu8(a, b);
+    return _mm256_max_epu8(a, b);
 }
 
 #define OWN_FINISH
@@ -34,12 +34,17 @@ static inline void numbers_of(float x[16], const uint8_t *from, int32_t zero) {
     }
 }
 
-static inline void add(int32_t sums[16], const uint8_t *from) {
-    for (int half = 0; half < 16; half += 8) {
-        __m256i *all = (__m256i *)(sums + half);
-        const __m256i more = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from + half)));
-        _mm256_storeu_si256(all, _mm256_add_epi32(_mm256_loadu_si256(all), more));
-    }
+static inline void add_window(int32_t sums[16], const uint8_t *from, size_t row, size_t pitch, uint32_t height,
+                              uint32_t width) {
+    __m256i *all = (__m256i *)sums, low = _mm256_loadu_si256(all), high = _mm256_loadu_si256(all + 1);
+    for (uint32_t y = 0; y < height; y++)
+        for (uint32_t x = 0; x < width; x++) {
+            const uint8_t *pixel = from + y * row + x * pitch;
+            low = _mm256_add_epi32(low, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)pixel)));
+            high = _mm256_add_epi32(high, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(pixel + 8))));
+        }
+    _mm256_storeu_si256(all, low);
+    _mm256_storeu_si256(all + 1, high);
 }
 
 #include "kernels.h"

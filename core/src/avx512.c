@@ -7,10 +7,10 @@
 SMIDGEN_FOR("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
 
 #define OWN_CHUNK
-typedef __m128i chunk;
+typedef __m256i chunk;
 
 static inline chunk greater(chunk a, chunk b) {
-    return _mm_max_epu8(a, b);
+    return _mm256_max_epu8(a, b);
 }
 
 #define OWN_FINISH
@@ -26,9 +26,15 @@ static inline void numbers_of(float x[16], const uint8_t *from, int32_t zero) {
     _mm512_storeu_ps(x, _mm512_cvtepi32_ps(_mm512_sub_epi32(whole, _mm512_set1_epi32(zero))));
 }
 
-static inline void add(int32_t sums[16], const uint8_t *from) {
-    const __m512i more = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-    _mm512_storeu_si512(sums, _mm512_add_epi32(_mm512_loadu_si512(sums), more));
+static inline void add_window(int32_t sums[16], const uint8_t *from, size_t row, size_t pitch, uint32_t height,
+                              uint32_t width) {
+    __m512i all = _mm512_loadu_si512(sums);
+    for (uint32_t y = 0; y < height; y++)
+        for (uint32_t x = 0; x < width; x++) {
+            const __m128i pixel = _mm_loadu_si128((const __m128i *)(from + y * row + x * pitch));
+            all = _mm512_add_epi32(all, _mm512_cvtepu8_epi32(pixel));
+        }
+    _mm512_storeu_si512(sums, all);
 }
 
 #include "kernels.h"

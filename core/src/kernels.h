@@ -11,7 +11,7 @@
 
 enum { CHUNK = SMIDGEN_BLOCK };
 
-/* 16 integers, and the greater of each two. A way with instructions for that defines OWN_CHUNK and its own. */
+/* Some integers, and the greater of each two. A way with instructions for that defines OWN_CHUNK and its own. */
 #ifndef OWN_CHUNK
 typedef struct {
     uint8_t of[CHUNK];
@@ -25,16 +25,20 @@ static inline chunk greater(chunk a, chunk b) {
 
 #endif
 
-/* 16 integers less their zero to numbers, and 16 integers added to sums; the same with OWN_NUMBERS. */
+/* 16 integers less their zero to numbers, and 16 integers of all pixels of a window added to sums;
+ * the same with OWN_NUMBERS. */
 #ifndef OWN_NUMBERS
 static inline void numbers_of(float x[CHUNK], const uint8_t *from, int32_t zero) {
     for (int i = 0; i < CHUNK; i++)
         x[i] = (float)(from[i] - zero);
 }
 
-static inline void add(int32_t sums[CHUNK], const uint8_t *from) {
-    for (int i = 0; i < CHUNK; i++)
-        sums[i] += from[i];
+static inline void add_window(int32_t sums[CHUNK], const uint8_t *from, size_t row, size_t pitch, uint32_t height,
+                              uint32_t width) {
+    for (uint32_t y = 0; y < height; y++)
+        for (uint32_t x = 0; x < width; x++)
+            for (int i = 0; i < CHUNK; i++)
+                sums[i] += from[y * row + x * pitch + i];
 }
 #endif
 
@@ -96,15 +100,18 @@ static void depthwise(const smidgen_depthwise *w, uint32_t places, const uint8_t
 /* The greatest of a window's pixels, which lie `pitch` bytes apart in rows that are `row` bytes apart. */
 static void maximum(uint8_t *output, const uint8_t *input, size_t row, size_t pitch, uint32_t height, uint32_t width,
                     uint32_t channels) {
-    for (uint32_t c = 0; c < channels; c += CHUNK) {
+    for (uint32_t c = 0; c < channels; c += (uint32_t)sizeof(chunk)) {
         chunk most, one;
-        __builtin_memcpy(&most, input + c, CHUNK);
+        __builtin_memcpy(&most, input + c, sizeof most);
         for (uint32_t y = 0; y < height; y++)
             for (uint32_t x = 0; x < width; x++) {
-                __builtin_memcpy(&one, input + y * row + x * pitch + c, CHUNK);
+                __builtin_memcpy(&one, input + y * row + x * pitch + c, sizeof one);
                 most = greater(most, one);
             }
-        __builtin_memcpy(output + c, &most, channels - c < CHUNK ? channels - c : CHUNK);
+        if (channels - c >= sizeof most)
+            __builtin_memcpy(output + c, &most, sizeof most);
+        else
+            __builtin_memcpy(output + c, &most, channels - c);
     }
 }
 
@@ -118,9 +125,7 @@ static void average(uint8_t *output, const uint8_t *input, size_t row, size_t pi
         int32_t sums[CHUNK];
         for (int i = 0; i < CHUNK; i++)
             sums[i] = -zeros;
-        for (uint32_t y = 0; y < height; y++)
-            for (uint32_t x = 0; x < width; x++)
-                add(sums, input + y * row + x * pitch + c);
+        add_window(sums, input + c, row, pitch, height, width);
         store(output + c * (numbers ? sizeof(float) : 1), sums, factors, channels - c < CHUNK ? channels - c : CHUNK, f,
               numbers);
     }
