@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,7 +175,9 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(stop: int, digits: Path
     with pytest.raises(KeyboardInterrupt):
         run(text, digits, tmp_path / "stopped", Reporter(lambda length, label: _counting(stop, seen)))
     assert not (tmp_path / "stopped/2-squeeze.smidgen").exists()
-    outcome, out = run(text, digits, tmp_path / "stopped")
+    said: list[str] = []
+    outcome, out = run(text, digits, tmp_path / "stopped", Reporter(say=said.append))
+    assert (f"squeeze: goes on after epoch {stop // 12}" in said) == (stop > 12)  # batches of an epoch
     assert (out / "2-squeeze.smidgen").read_bytes() == (whole / "2-squeeze.smidgen").read_bytes()
     assert [(e.stage, e.epoch) for e in outcome.epochs] == [("dense", n) for n in range(1, 13)] + [
         ("squeeze", n) for n in (1, 2, 3)
@@ -227,7 +230,7 @@ def test_a_state_fits_only_its_network(dense: Path) -> None:
         ("network = ", "not valid TOML"),
         ("[[stage]]", "no network"),
         ('network = "x"', r"no \[\[stage\]\]"),
-        ('network = "x"\nstage = 3', "stage=3 is no list"),
+        ('network = "x"\nstage = 3', r"stage=3 is no list; write \[\[stage\]\]"),
         ('network = "x"\nlayers = 3\n[[stage]]', "unknown key 'layers'"),
         ('network = "x"\n[[stage]]\nmethod = "Shrink"', "stage 1: unknown method 'Shrink'"),
         ('network = "x"\n[[stage]]\nmethod = "Prune"\ndensty = 1', "unknown key 'densty'; did you mean 'density'"),
@@ -240,7 +243,9 @@ def test_a_state_fits_only_its_network(dense: Path) -> None:
         ('network = "x"\nseed = -1\n[[stage]]', "seed=-1"),
         ('network = "x"\nseed = false\n[[stage]]', "seed=False"),
         ('network = "x"\n[[stage]]\nmethod = ["Prune"]', "unknown method"),
-        ('network = "x"\n[[stage]]\nlearning_rate = 0', "learning_rate=0"),
+        ('network = "x"\n[[stage]]\nlearning_rate = 0', "learning_rate=0.*above 0, up to 1000"),
+        ('network = "x"\n[[stage]]\ndistill = -1', "distill=-1.*from 0 on, up to 1"),
+        ('network = "x"\n[[stage]]\ndensity = 0.1', 'stage 1, without a method "Train": unknown key'),
         ('network = "x"\n[[stage]]\nname = "a/b"', "name='a/b'"),
         ('network = "x"\n[[stage]]\n[[stage]]', "two stages are called 'train'"),
         ('network = "x"\n[[stage]]\nmatch = 3', "match=3"),
@@ -275,6 +280,8 @@ def test_a_recipe_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path
             "stage prune: .nothing.*. matches none of the weights: first.weight",
         ),
         ('method = "Cut"\nmultiply_adds = 0.01\nalign = 8', RecipeError, "stage cut: .*lower align"),
+        ('method = "Cut"\nmultiply_adds = 0.01\nalign = 1', RecipeError, "the other layers can lose none"),
+        ('method = "Binarize"\nactivations = true', RecipeError, "stage binarize: .*has one sign .after a ReLU"),
     ],
 )
 def test_a_stage_that_cannot_be(
@@ -345,6 +352,14 @@ def test_a_file_that_is_gone_is_made_again(digits: Path, dense: Path, tmp_path: 
     assert any("2-prune.smidgen: gone or changed" in line for line in said)
 
 
+def test_a_class_that_is_not_measured_is_told(digits: Path, tmp_path: Path) -> None:
+    shutil.copytree(digits, tmp_path / "digits")
+    shutil.rmtree(tmp_path / "digits/test/9")
+    said: list[str] = []
+    run(DENSE.replace("epochs = 12", "epochs = 0"), tmp_path / "digits", tmp_path / "out", Reporter(say=said.append))
+    assert "none to measure on of '9': accuracy is that of the other classes" in said
+
+
 def test_a_recipe_that_starts_from_the_weights_of_another(digits: Path, dense: Path, tmp_path: Path) -> None:
     text = f'network = "digits:small"\nweights = "{dense}/1-dense.safetensors"\n'
     text += '[[stage]]\nmethod = "Cluster"\nepochs = 0\n'
@@ -412,7 +427,7 @@ def test_pictures_without_classes(tmp_path: Path, digits: Path) -> None:
     with pytest.raises(InputError, match="nowhere: no such folder"):
         run(DENSE, tmp_path / "nowhere", tmp_path / "out")
     (tmp_path / "half/train/a").mkdir(parents=True)
-    with pytest.raises(InputError, match="but not both"):
+    with pytest.raises(InputError, match="none called test beside it"):
         run(DENSE, tmp_path / "half", tmp_path / "out")
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="a sub-folder for each class"):

@@ -158,6 +158,37 @@ def test_a_cut_reaches_what_was_asked_for(share: float) -> None:
     assert 0.8 * share * before < multiply_adds(network) <= share * before
 
 
+def test_a_cut_starves_no_layer_and_gives_back_what_went_too_far() -> None:
+    """A layer of which nothing matters keeps an eighth. And where eight channels of a bypass go at once, the layer
+    after it, which lost most before, gets back what there is room for."""
+    network = moved()
+    with torch.no_grad():
+        network.first_norm.weight *= 1e-6
+        network.first_norm.bias *= 1e-6
+    Cut(multiply_adds=0.3, align=1).begin(network, PICTURES)
+    assert len(network.first.weight) >= 2
+
+    class Passed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 24, 3, padding=1)
+            self.third, self.last = nn.Conv2d(24, 64, 3, padding=1), nn.Linear(64, 10)
+            with torch.no_grad():
+                self.third.weight *= 1e-4
+                nn.init.zeros_(self.third.bias)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = torch.relu(self.first(x))
+            scores: torch.Tensor = self.last(torch.relu(self.third(torch.relu(self.second(x) + x))).mean((2, 3)))
+            return scores
+
+    passed = Passed().eval()
+    before = multiply_adds(passed)
+    Cut(multiply_adds=0.5, align=8).begin(passed, PICTURES)
+    assert 0.475 * before < multiply_adds(passed) <= 0.5 * before
+
+
 def test_a_cut_takes_what_harms_least() -> None:
     network = moved()
     with torch.no_grad():

@@ -403,7 +403,7 @@ def _match(sub: Path, labels: tuple[Label, ...], names: tuple[Mapping[str, set[i
     inner = [entry for entry in _entries(sub) if entry.is_dir() and not entry.name.startswith(".")]
     if any(_plain(entry.name) in table for entry in inner for table in names):
         raise InputError(f"{sub}: is no class of this network, but holds folders that are; give {sub} instead")
-    example = f"{labels[0].id} or {labels[0].name}"
+    example = " or ".join(dict.fromkeys((labels[0].id, labels[0].name)))
     raise InputError(f"{sub}: no class of this network has this id or name (one is called {example})")
 
 

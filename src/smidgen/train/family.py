@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,11 +45,14 @@ class Family:
     match: tuple[str, ...] = ("*",)
     keep: tuple[str, ...] = ()
 
+    LEARNING_RATE: ClassVar[float] = 0.02
+    """Of a stage that does not say."""
+
     def __post_init__(self) -> None:
         for name in ("match", "keep"):
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(pattern, str) for pattern in value):
-                raise refusal(self, name, f"{name} must be a list of name patterns")
+                raise refusal(self, name, f'{name} must be a list of name patterns, such as ["conv1.*"]')
 
     def restructure(self, module: nn.Module) -> None:
         """Changes which layers there are, in place, whatever their weights. Later stages find it so."""

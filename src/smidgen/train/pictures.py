@@ -94,7 +94,8 @@ def pictures_in(folder: Path, labels: tuple[Label, ...], size: tuple[int, int], 
     training, measuring = (next((folder / n for n in names if (folder / n).is_dir()), None) for names in
                            (TRAINING, MEASURING))  # fmt: skip
     if (training is None) != (measuring is None):
-        raise InputError(f"{folder}: has a folder of pictures to train on or to measure on, but not both (train, test)")
+        there, lacks = ("train", "test") if training else ("test", "train")
+        raise InputError(f"{folder}: has a folder of pictures to {there} on, but none called {lacks} beside it")
     first = training or folder
     labels = labels or _labels(first)
     found = find_labelled(first, labels)
@@ -121,7 +122,7 @@ def _check_classes(found: list[tuple[Path, int]], labels: tuple[Label, ...], fol
 
 def _labels(folder: Path) -> tuple[Label, ...]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        raise InputError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if len(names) < 2:
         raise InputError(f"{folder}: training needs a sub-folder for each class, at least two")

@@ -37,7 +37,8 @@ class Schedule:
         epochs: passes over the pictures; 0 to train nothing.
         batch: pictures for each update, over all processes.
         optimizer: "sgd", with Nesterov's momentum of 0.9, or "adam".
-        learning_rate: the largest. It rises to that in a straight line, then falls to zero as a half cosine.
+        learning_rate: the largest; a stage that does not say has that of its family. It rises to that in a straight
+            line, then falls to zero as a half cosine.
         warmup: the part of all updates in which it rises, 0 to 1.
         decay: of the weights (those of one axis, such as biases, are left alone), as a part of the learning rate.
         distill: part of the loss that is the divergence from the uncompressed network's answers, 0 to 1; the rest
@@ -80,9 +81,8 @@ class Schedule:
             value = getattr(self, name)
             least = 1e-12 if name in ("learning_rate", "temperature") else 0
             if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= top:
-                raise RecipeError(
-                    f"{name}={value!r}, but it must be a number {'' if least else 'above 0 '}up to {top:g}"
-                )
+                lowest = "above 0" if least else "from 0 on"
+                raise RecipeError(f"{name}={value!r}, but it must be a number {lowest}, up to {top:g}")
         if self.optimizer not in ("sgd", "adam"):
             raise RecipeError(f"optimizer={self.optimizer!r}, but it must be sgd or adam")
         if not isinstance(self.mirror, bool):
@@ -161,7 +161,8 @@ class Recipe:
             if key in document and (
                 not isinstance(document[key], kind) or (kind is int and isinstance(document[key], bool))
             ):
-                raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}")
+                hint = "; write [[stage]]" if key == "stage" else ""
+                raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}{hint}")
         if not 0 <= document.get("seed", 0) < 2**31:
             raise RecipeError(f"{origin}: seed={document['seed']}, but it must be in 0..{2**31 - 1}")
         if "network" not in document:
@@ -215,7 +216,9 @@ def _stage(entry: Mapping[str, Any], where: str) -> Stage:
         raise RecipeError(f"{where}: unknown method {method!r}; {hint}here are {', '.join(FAMILIES)}")
     family = FAMILIES[method]
     own, common = [f.name for f in fields(family)], [f.name for f in fields(Schedule)]
-    _check_keys(entry, ("name", "method", *own, *common), where)
+    _check_keys(
+        entry, ("name", "method", *own, *common), where if "method" in entry else f'{where}, without a method "Train"'
+    )
     name = entry.get("name", method.lower())
     if not isinstance(name, str) or not name.replace("-", "").replace("_", "").isalnum():
         raise RecipeError(f"{where}: name={name!r}, but it names files: letters, digits, - and _")
@@ -226,7 +229,7 @@ def _stage(entry: Mapping[str, Any], where: str) -> Stage:
         return Stage(
             name,
             family(**{key: _frozen(entry[key]) for key in own if key in entry}),
-            Schedule(**{key: entry[key] for key in common if key in entry}),
+            Schedule(**{"learning_rate": family.LEARNING_RATE, **{key: entry[key] for key in common if key in entry}}),
         )
     except (PlanError, RecipeError) as error:
         raise RecipeError(f"{where} ({name}): {error}") from None

@@ -163,6 +163,10 @@ def train(
         f"{len(pictures.training):,} pictures of {len(pictures.labels)} classes to train on, "
         f"{len(pictures.measuring):,} to measure on ({pictures.where}), as {size[0]} x {size[1]} pixels"
     )
+    unmeasured = set(range(len(pictures.labels))) - set(pictures.measuring.classes.tolist())
+    if unmeasured:
+        missing = ", ".join(repr(pictures.labels[index].name) for index in sorted(unmeasured)[:5])
+        reporter.say(f"none to measure on of {missing}: accuracy is that of the other classes")
     network = replace(network, preprocessing=told or measured(pictures.training, size))
     teacher = named(recipe.teacher) if recipe.teacher else None
     run = _Run(recipe, network, pictures, out, reporter, teacher)
@@ -374,7 +378,10 @@ class _Run:
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             told = learn(self.module, stage, lesson, self.epochs, advance)
+            begun = len(self.epochs)
             self.epochs = next(told)
+            if len(self.epochs) > begun:
+                self.reporter.say(f"{stage.name}: goes on after epoch {self.epochs[-1].epoch}")
             for epochs in told:
                 if distributed.is_first():
                     self._keep(epochs)

@@ -102,6 +102,7 @@ class ResNet20(nn.Module):
         channels = _WIDTHS[0]
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU() if bypass == "block" else _PReLU()  # of what is never negative a sign says nothing
         for number, width in enumerate(_WIDTHS, 1):
             layers = []
             for place in range(count):
@@ -112,7 +113,7 @@ class ResNet20(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The scores, of shape (batch, classes)."""
-        x = torch.relu(self.bn1(self.conv1(x)))
+        x = self.act1(self.bn1(self.conv1(x)))
         for number in range(1, len(_WIDTHS) + 1):
             x = self.get_submodule(f"layer{number}")(x)
         scores: Tensor = self.fc(x.mean((2, 3)))

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from smidgen import methods
 from smidgen.code import Affine, Code
+from smidgen.errors import RecipeError
 from smidgen.methods.base import check_choice, check_flag, check_int
 from smidgen.methods.binarize import TERNARY_THRESHOLD
 from smidgen.train.family import (
@@ -20,6 +21,7 @@ from smidgen.train.family import (
     parametrized,
     plain_,
     put_before_,
+    seen_inputs,
     straight_through,
 )
 
@@ -117,6 +119,7 @@ class Binarize(Family):
 
     Raises:
         PlanError: a field is not allowed.
+        RecipeError: when it begins: activations that are to be signs have only one.
 
     Source:
         Courbariaux et al., "BinaryConnect", arXiv 1511.00363; Rastegari et al., "XNOR-Net", arXiv 1603.05279; Liu et
@@ -144,7 +147,14 @@ class Binarize(Family):
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Makes the weights of the inner layers signs."""
-        del pictures
+        if self.activations:
+            for name, seen in seen_inputs(module, self.inner(module), pictures, SIGN).items():
+                if bool((seen >= 0).all()) or bool((seen < 0).all()):
+                    raise RecipeError(
+                        f"Binarize: what {name} is given has one sign (after a ReLU?), which as a bit says nothing; a "
+                        "normalization must come last before it, and ways around the layers for real numbers, as in "
+                        'resnet20 with bypass = "layer"'
+                    )
         within = self.layers(module) if self.edges == 1 else self.inner(module)
         if self.weights != "real":
             for layer in within.values():

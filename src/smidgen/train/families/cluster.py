@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -112,6 +112,8 @@ class Cluster(Family):
         Han et al., "Deep Compression", arXiv 1510.00149, section 3.3; Cho et al., "DKM", arXiv 2108.12659,
         section 3.2, with the codebook trained by its gradients and not by iterations within each update.
     """
+
+    LEARNING_RATE: ClassVar[float] = 0.002  # the gradient of a shared value is a sum over all its weights
 
     levels: int = 16
     differentiable: bool = False

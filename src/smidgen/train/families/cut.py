@@ -22,6 +22,12 @@ __all__ = ["Cut"]
 LEFT = "multiply_adds_left"
 """Attribute of the module while it is trained."""
 
+LEAST = 8
+"""One of so many channels of a layer is left at least."""
+
+SHORT = 0.95
+"""Of the multiply-adds asked for; where fewer are left, channels are given back."""
+
 BATCH = 16
 """Pictures whose gradient is one look at the loss."""
 
@@ -36,7 +42,7 @@ class Cut(Family):
     Args:
         multiply_adds: the share of them that is left.
         align: channels of each group of layers are kept in multiples of this, which processors like; a group keeps at
-            least so many.
+            least so many, and at least an eighth of what it has.
 
     Raises:
         PlanError: a field is not allowed.
@@ -96,14 +102,26 @@ class Cut(Family):
             kept = set(every)
             for group in groups:
                 count = sum(worth[root] > threshold for root in group)
+                count = max(count, len(group) // LEAST)
                 count = min(len(group), max(self.align, -(-count // self.align) * self.align))
                 kept -= set(order[id(group)][count:])
             if cost(channels, kept) <= self.multiply_adds * whole:
-                return kept
+                return self._restored(channels, list(order.values()), kept, self.multiply_adds * whole)
+        advice = "lower align" if self.align > 1 else "the other layers can lose none"
         raise RecipeError(
-            f"Cut: with {self.align} channels of each layer, {cost(channels, kept) / whole:.3f} of the multiply-adds "
-            f"are left, more than {self.multiply_adds}; lower align"
+            f"Cut: with {self.align} channels or an eighth of each layer, {cost(channels, kept) / whole:.3f} of the "
+            f"multiply-adds are left, more than {self.multiply_adds}; {advice}"
         )
+
+    def _restored(self, channels: Channels, orders: list[list[int]], kept: set[int], most: float) -> set[int]:
+        """Gives back channels where the last one to go took many others with it: the best of any layer first."""
+        while cost(channels, kept) < SHORT * most:
+            more = [[root for root in order if root not in kept][: self.align] for order in orders]
+            fitting = [kept | set(some) for some in more if some and cost(channels, kept | set(some)) <= most]
+            if not fitting:
+                break
+            kept = max(fitting, key=lambda each: cost(channels, each))
+        return kept
 
 
 def _every(channels: Channels) -> set[int]:
