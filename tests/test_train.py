@@ -352,6 +352,14 @@ def test_a_file_that_is_gone_is_made_again(digits: Path, dense: Path, tmp_path: 
     assert any("2-prune.smidgen: gone or changed" in line for line in said)
 
 
+def test_a_damaged_checkpoint_is_told(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
+    (tmp_path / "out/checkpoint.safetensors").write_bytes(b"damaged")
+    said: list[str] = []
+    run(text, digits, tmp_path / "out", Reporter(say=said.append))
+    assert any("checkpoint.safetensors: damaged, so prune begins anew" in line for line in said)
+
+
 def test_a_class_that_is_not_measured_is_told(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "digits")
     shutil.rmtree(tmp_path / "digits/test/9")

@@ -378,10 +378,12 @@ class _Run:
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             told = learn(self.module, stage, lesson, self.epochs, advance)
-            begun = len(self.epochs)
+            begun, there = len(self.epochs), lesson.checkpoint.exists()
             self.epochs = next(told)
             if len(self.epochs) > begun:
                 self.reporter.say(f"{stage.name}: goes on after epoch {self.epochs[-1].epoch}")
+            elif there:
+                self.reporter.say(f"{lesson.checkpoint}: damaged, so {stage.name} begins anew")
             for epochs in told:
                 if distributed.is_first():
                     self._keep(epochs)
