@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -261,82 +262,69 @@ def test_weights_in_two_parts_are_added() -> None:
     check(program_of([SQUARE, made], [Convolution(0, 1, 0, NO_RECORD, (3, 3), more=1)]), parts)
 
 
+class SignsLayer(NamedTuple):
+    """A convolution of the signs of 4 rows of pixels; these lie ``gap`` bytes apart."""
+
+    channels: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    width: int = 5
+    gap: int = 0
+
+
 @given(
     seed=st.integers(0, 99),
-    channels=st.sampled_from([1, 3, 8, 16, 37, 64, 300]),
-    outputs=st.sampled_from([1, 16, 20, 32, 33, 70]),
-    kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
-    stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
-    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-    width=st.integers(1, 14),
-    gap=st.integers(0, 2),
+    layer=st.builds(
+        SignsLayer,
+        channels=st.sampled_from([1, 3, 8, 16, 37, 64, 300]),
+        outputs=st.sampled_from([1, 16, 20, 32, 33, 70]),
+        kernel=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+        stride=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+        dilation=st.tuples(st.integers(1, 2), st.integers(1, 2)),
+        padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+        width=st.integers(1, 14),
+        gap=st.integers(0, 2),
+    ),
 )
 @settings(deadline=None, max_examples=60)
-def test_convolutions_of_signs(
-    seed: int,
-    channels: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: tuple[int, int],
-    width: int,
-    gap: int,
-) -> None:
-    check_signs(seed, channels, outputs, kernel, stride, dilation, padding, width, gap)
+def test_convolutions_of_signs(seed: int, layer: SignsLayer) -> None:
+    check_signs(layer, seed)
 
 
 @pytest.mark.parametrize(
-    ("channels", "outputs", "kernel", "stride", "dilation", "padding", "width"),
+    "layer",
     [
-        (21, 20, (3, 3), (1, 1), (1, 1), (1, 1), 120),  # a row in several parts
-        (16, 16, (3, 3), (1, 1), (1, 1), (1, 1), 99),
-        (5, 6, (1, 1), (3, 3), (1, 1), (0, 0), 130),  # pixels far apart
-        (21, 6, (9, 9), (1, 3), (1, 1), (4, 4), 33),
-        (300, 3, (9, 9), (1, 1), (1, 1), (4, 4), 48),  # rows of the kernel in several turns
-        (21, 33, (5, 9), (1, 1), (60, 40), (121, 160), 20),  # hardly a place within the input
-        (65532, 2, (1, 1), (1, 1), (1, 1), (0, 0), 3),  # hardly room for a pixel, and none for two as one
-        (33000, 3, (1, 1), (1, 1), (1, 1), (0, 0), 5),
-        (9000, 2, (1, 7), (1, 1), (1, 1), (0, 3), 5),
-        (1, 2, (120, 130), (1, 1), (1, 1), (60, 65), 9),
+        SignsLayer(21, 20, (3, 3), padding=(1, 1), width=120),  # a row in several parts
+        SignsLayer(16, 16, (3, 3), padding=(1, 1), width=99),
+        SignsLayer(5, 6, (1, 1), stride=(3, 3), width=130),  # pixels far apart
+        SignsLayer(21, 6, (9, 9), stride=(1, 3), padding=(4, 4), width=33),
+        SignsLayer(300, 3, (9, 9), padding=(4, 4), width=48),  # rows of the kernel in several turns
+        SignsLayer(21, 33, (5, 9), dilation=(60, 40), padding=(121, 160), width=20),  # hardly a place within the input
+        SignsLayer(65532, 2, (1, 1), width=3),  # hardly room for a pixel, and none for two as one
+        SignsLayer(33000, 3, (1, 1)),
+        SignsLayer(9000, 2, (1, 7), padding=(0, 3)),
+        SignsLayer(1, 2, (120, 130), padding=(60, 65), width=9),
     ],
 )
-def test_convolutions_of_signs_of_any_size(
-    channels: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: tuple[int, int],
-    width: int,
-) -> None:
-    check_signs(5, channels, outputs, kernel, stride, dilation, padding, width, 0)
+def test_convolutions_of_signs_of_any_size(layer: SignsLayer) -> None:
+    check_signs(layer, 5)
 
 
-def check_signs(
-    seed: int,
-    channels: int,
-    outputs: int,
-    kernel: tuple[int, int],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: tuple[int, int],
-    width: int,
-    gap: int,
-) -> None:
-    """Signs of 4 rows of pixels, and their convolution; pixels lie ``gap`` bytes apart."""
+def check_signs(layer: SignsLayer, seed: int) -> None:
     rng = np.random.default_rng(seed)
+    width, channels, outputs = layer.width, layer.channels, layer.outputs
     shape = {"height": 4, "width": width, "channels": channels, "zero": 128, "scale": 0.02, "border": 1}
-    count = -(-channels // 4)
-    fours = {"height": 4, "width": width, "channels": count, "pitch": count + gap, "border": int(rng.integers(0, 2))}
-    high, wide = (
-        max(1, (side + 2 * pad - (k - 1) * d - 1) // s + 1)
-        for side, k, s, d, pad in zip((4, width), kernel, stride, dilation, padding, strict=True)
-    )
+    count, border = -(-channels // 4), int(rng.integers(0, 2))
+    fours = {"height": 4, "width": width, "channels": count, "pitch": count + layer.gap, "border": border}
+    sides = zip((4, width), layer.kernel, layer.stride, layer.dilation, layer.padding, strict=True)
+    high, wide = (max(1, (side + 2 * pad - (k - 1) * d - 1) // s + 1) for side, k, s, d, pad in sides)
     made = {"height": high, "width": wide, "channels": outputs, "zero": 99, "scale": 0.4, "border": 1}
-    convolution = SignsConvolution(1, 2, 0, 1, channels, kernel, stride, dilation, *padding, low=3, high=240)
-    records = [weights(rng, (outputs, channels, *kernel), "signs"), rng.normal(size=outputs).astype(np.float32)]
+    window = layer.kernel, layer.stride, layer.dilation, *layer.padding
+    convolution = SignsConvolution(1, 2, 0, 1, channels, *window, low=3, high=240)
+    records = [weights(rng, (outputs, channels, *layer.kernel), "signs"), rng.normal(size=outputs).astype(np.float32)]
     check(program_of([shape, fours, made], [Signs(0, 1), convolution]), records, seed)
 
 
