@@ -87,6 +87,14 @@ typedef struct {
     smidgen_depthwise depthwise;
 } smidgen_operation;
 
+/* Signs that were fetched for some pixels, `step` bytes apart: of each 4 x fours inputs in each of some rows, `row` bytes
+ * apart. Bytes have signs in their upper bits and zeros in the lower, or are SMIDGEN_OUTSIDE. */
+typedef struct {
+    const uint8_t *first;
+    size_t step, row;
+    uint32_t rows, fours, pixels;
+} smidgen_fetched;
+
 /* Where results go, and how sums become integers: clamp(sum * factor, low..high), nearest, + zero. */
 typedef struct {
     float low, high;
@@ -116,10 +124,8 @@ typedef struct {
                     const int32_t zeros[2], float factor, const smidgen_finish *finish);
     void (*signs)(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
     void (*lookup)(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
-    /* adds for some pixels, `step` bytes apart, and 32 or 64 outputs in how many of 4 x fours inputs signs differ, in each of
-     * some rows, `row` bytes apart; inputs have signs in their upper bits and zeros in the lower, or are SMIDGEN_OUTSIDE */
-    void (*differences)(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
-                        uint32_t fours, uint32_t pixels, uint32_t width);
+    /* adds for each pixel and of 32 or 64 outputs in how many inputs signs differ */
+    void (*differences)(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width);
     /* the integers of some pixels, of which each has `width` sums: of bias + all - 2 * sum */
     void (*store_signs)(uint8_t *output, size_t pitch, const uint16_t *sums, const int32_t *all, uint32_t pixels, uint32_t width,
                         const smidgen_block_of_signs *block, const smidgen_finish *finish);
@@ -202,8 +208,7 @@ smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t 
 /* The kernels of signs, and of tables, in plain C; and those for processors with AVX2. */
 void smidgen_signs(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
 void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
-void smidgen_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
-                         uint32_t fours, uint32_t pixels, uint32_t width);
+void smidgen_differences(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width);
 void smidgen_avx2_signs(smidgen_kernels *kernels);
 
 /* Rows and columns of what smidgen_map gives, or 0. */

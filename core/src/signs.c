@@ -27,16 +27,15 @@ void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const
 }
 
 /* Bits are counted by twos, then by fours, so that compilers find a byte of a vector for each output. */
-void smidgen_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
-                        uint32_t fours, uint32_t pixels, uint32_t width) {
-    for (uint32_t i = 0; i < rows * fours; i++, weights += width)
-        for (uint32_t p = 0; p < pixels; p++) {
-            const uint8_t x = input[p * step + i / fours * row + i % fours];
+void smidgen_differences(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width) {
+    for (uint32_t i = 0; i < x->rows * x->fours; i++, weights += width)
+        for (uint32_t p = 0; p < x->pixels; p++) {
+            const uint8_t four = x->first[p * x->step + i / x->fours * x->row + i % x->fours];
             uint16_t *all = sums + p * width;
-            if (x == SMIDGEN_OUTSIDE)
+            if (four == SMIDGEN_OUTSIDE)
                 continue;
             for (uint32_t o = 0; o < width; o++) {
-                const uint8_t differ = weights[o] < SMIDGEN_NO_WEIGHT ? weights[o] ^ x >> 4 : 0;
+                const uint8_t differ = weights[o] < SMIDGEN_NO_WEIGHT ? weights[o] ^ four >> 4 : 0;
                 const uint8_t twos = (uint8_t)(differ - (differ >> 1 & 5));
                 all[o] = (uint16_t)(all[o] + (twos & 3) + (twos >> 2));
             }
@@ -109,15 +108,15 @@ static void add_differences(const smidgen_network *n, const smidgen_operation *o
         for (uint32_t j = 0; j < shape->columns; j += columns) {
             const int64_t left = (int64_t)p->x * o->stride_width + j * o->dilation_width - o->left;
             const int64_t right = left + (whole ? count - 1 : (count - 1) * stride);
+            const smidgen_fetched fetched = {signs, (size_t)(whole ? stride : 1) * in->channels, row, rows,
+                                             columns * in->channels, p->pixels};
             uint8_t *to = signs;
             if (right < 0 || left >= (int64_t)in->width)
                 continue;
             for (uint32_t k = i; k < i + rows; k++)
                 to = fetch(n, in, (int64_t)p->y * o->stride_height + k * o->dilation_height - o->top, left,
                            whole ? 1 : stride, count, to);
-            n->kernels.differences(sums, block->weights + (i * shape->columns + j) * place, signs,
-                                   (size_t)(whole ? stride : 1) * in->channels, row, rows, columns * in->channels, p->pixels,
-                                   shape->width);
+            n->kernels.differences(sums, block->weights + (i * shape->columns + j) * place, &fetched, shape->width);
         }
     }
 }

@@ -21,13 +21,14 @@ static inline void widen(uint16_t *sums, __m256i few) {
 }
 
 /* The sums of a pixel are in one register, or in two where there are 64 outputs. */
-static inline __attribute__((always_inline)) void some_differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input,
-                                                                   size_t step, size_t row, uint32_t rows, uint32_t fours,
+static inline __attribute__((always_inline)) void some_differences(uint16_t *sums, const uint8_t *weights,
+                                                                   const smidgen_fetched *x, const uint8_t *input,
                                                                    const int registers, const int each) {
     enum { MOST = 63 }; /* counts of at most 4 that a byte holds the sum of */
     const __m256i *w = (const __m256i *)weights;
+    const size_t step = x->step;
     __m256i sum[SUMS];
-    uint32_t left = fours, room = MOST;
+    uint32_t left = x->fours, rows = x->rows, room = MOST;
     for (int r = 0; r < registers; r++)
         sum[r] = _mm256_setzero_si256();
     while (rows) {
@@ -45,8 +46,8 @@ static inline __attribute__((always_inline)) void some_differences(uint16_t *sum
             }
         }
         if (!left) {
-            input += row - fours;
-            left = fours;
+            input += x->row - x->fours;
+            left = x->fours;
             rows--;
         }
         if (!room || !rows) {
@@ -61,13 +62,13 @@ static inline __attribute__((always_inline)) void some_differences(uint16_t *sum
 
 #define OF(registers, each)                                                                                            \
     case registers + 16 * each:                                                                                        \
-        some_differences(sums, weights, input, step, row, rows, fours, registers, each);                               \
+        some_differences(sums, weights, x, input, registers, each);                                                    \
         break
 
-static void differences(uint16_t *sums, const uint8_t *weights, const uint8_t *input, size_t step, size_t row, uint32_t rows,
-                        uint32_t fours, uint32_t pixels, uint32_t width) {
+static void differences(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width) {
     const uint32_t each = width / 32;
-    for (uint32_t left = pixels * each, registers; left; left -= registers) {
+    const uint8_t *input = x->first;
+    for (uint32_t left = x->pixels * each, registers; left; left -= registers) {
         registers = left >= SUMS ? SUMS : left >= 4 ? 4 : each;
         switch (registers + 16 * each) {
             OF(12, 1);
@@ -78,7 +79,7 @@ static void differences(uint16_t *sums, const uint8_t *weights, const uint8_t *i
             OF(2, 2);
         }
         sums += registers * 32;
-        input += registers / each * step;
+        input += registers / each * x->step;
     }
 }
 
