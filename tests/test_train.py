@@ -359,7 +359,7 @@ def test_a_damaged_checkpoint_is_told(digits: Path, dense: Path, tmp_path: Path)
     (tmp_path / "out/checkpoint.safetensors").write_bytes(b"damaged")
     said: list[str] = []
     run(text, digits, tmp_path / "out", Reporter(say=said.append))
-    assert any("checkpoint.safetensors: damaged, so prune begins anew" in line for line in said)
+    assert any("checkpoint.safetensors: damaged, or of another stage; prune begins anew" in line for line in said)
 
 
 def test_a_class_that_is_not_measured_is_told(digits: Path, tmp_path: Path) -> None:

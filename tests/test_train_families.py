@@ -23,6 +23,7 @@ from smidgen.train.families.cluster import Attended, Cluster, Shared
 from smidgen.train.families.prune import Prune
 from smidgen.train.families.quantize import Grid, Quantize, Stepped, _OnGrid
 from smidgen.train.families.squeeze import Rated
+from smidgen.train.recipe import Recipe
 from smidgen.zoo import build
 
 
@@ -92,6 +93,21 @@ def test_the_gradients_of_a_grid_are_those_of_the_paper(ends: tuple[float, float
         assert slopes[place].item() == (place if within else 0)
         by_step += place * (round(ideal) - ideal if within else ends[ideal > 0])
     assert float(step.grad) == pytest.approx(by_step, rel=1e-5)
+
+
+def test_the_binary_network_gives_its_layers_numbers_of_both_signs() -> None:
+    """A ReLU before the first of them would make its bits all alike, which is refused."""
+    network = build("resnet20", bypass="layer")
+    stage = Binarize(activations=True, keep=("*downsample*",))
+    stage.restructure(network)
+    stage.begin(network, torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_stage_that_does_not_say_has_the_rate_of_its_family() -> None:
+    text = 'network = "x"\n[[stage]]\nmethod = "{}"\n{}'
+    for family, more, rate in (("Cluster", "", 0.002), ("Prune", "", 0.02), ("Cluster", "learning_rate = 0.3", 0.3)):
+        assert Recipe.parse(text.format(family, more)).stages[0].schedule.learning_rate == rate
+    assert Recipe.parse("learning_rate = 0.4\n" + text.format("Cluster", "")).stages[0].schedule.learning_rate == 0.4
 
 
 def test_the_gradient_of_a_slope_is_that_of_pytorch() -> None:

@@ -7,7 +7,6 @@ progress and errors to standard error.
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -100,5 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _of_output(error: OSError) -> bool:
     """Whether an error is one of printing; files that cannot be written have had their line before."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return frame.f_code is click.echo.__code__
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__

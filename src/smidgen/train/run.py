@@ -383,7 +383,7 @@ class _Run:
             if len(self.epochs) > begun:
                 self.reporter.say(f"{stage.name}: goes on after epoch {self.epochs[-1].epoch}")
             elif there:
-                self.reporter.say(f"{lesson.checkpoint}: damaged, so {stage.name} begins anew")
+                self.reporter.say(f"{lesson.checkpoint}: damaged, or of another stage; {stage.name} begins anew")
             for epochs in told:
                 if distributed.is_first():
                     self._keep(epochs)

@@ -114,7 +114,7 @@ class Cut(Family):
         )
 
     def _restored(self, channels: Channels, orders: list[list[int]], kept: set[int], most: float) -> set[int]:
-        """Gives back channels where the last one to go took many others with it: the best of any layer first."""
+        """Gives back channels, of each layer the best ones first, where the last one to go took many others with it."""
         while cost(channels, kept) < SHORT * most:
             more = [[root for root in order if root not in kept][: self.align] for order in orders]
             fitting = [kept | set(some) for some in more if some and cost(channels, kept | set(some)) <= most]
