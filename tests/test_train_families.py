@@ -78,7 +78,7 @@ def test_a_grid_learns_that_activations_are_negative_too() -> None:
 
 @pytest.mark.parametrize("ends", [(0.0, 3.0), (-2.0, 1.0)])
 def test_the_gradients_of_a_grid_are_those_of_the_paper(ends: tuple[float, float]) -> None:
-    """Equations 3 and 5, element by element; the ends of the grid themselves lie within it."""
+    """Equations 3 and 5, element by element; what is at an end of the grid counts as beyond it."""
     x = torch.tensor([-9.0, -1.0, -0.7, 0.0, 0.2, 0.5, 0.9, 1.5, 1.6, 9.0], requires_grad=True)
     step = torch.tensor(0.5, requires_grad=True)
     points = _OnGrid.apply(x, step, ends)  # type: ignore[no-untyped-call]
@@ -88,10 +88,10 @@ def test_the_gradients_of_a_grid_are_those_of_the_paper(ends: tuple[float, float
     assert step.grad is not None
     for place, value in enumerate(x.tolist()):
         ideal = value / 0.5
-        within = ends[0] <= ideal <= ends[1]
+        within = ends[0] < ideal < ends[1]
         assert points[place].item() == 0.5 * round(min(max(ideal, ends[0]), ends[1]))
         assert slopes[place].item() == (place if within else 0)
-        by_step += place * (round(ideal) - ideal if within else ends[ideal > 0])
+        by_step += place * (round(ideal) - ideal if within else ends[ideal >= ends[1]])
     assert float(step.grad) == pytest.approx(by_step, rel=1e-5)
 
 
