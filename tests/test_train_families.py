@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 from digits import PICTURES, moved
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import parametrize
 
@@ -22,7 +24,8 @@ from smidgen.train.families.binarize import Binarize, Sign, Signed
 from smidgen.train.families.cluster import Attended, Cluster, Shared
 from smidgen.train.families.prune import Prune
 from smidgen.train.families.quantize import Grid, Quantize, Stepped, _OnGrid
-from smidgen.train.families.squeeze import Rated
+from smidgen.train.families.squeeze import Rated, Squeeze
+from smidgen.train.family import original, parametrized, steps_of
 from smidgen.train.recipe import Recipe
 from smidgen.zoo import build
 
@@ -74,6 +77,49 @@ def test_a_grid_learns_that_activations_are_negative_too() -> None:
     grid = Grid(4)
     grid.begin(torch.tensor([-1.0, 2.0]))
     assert (float(grid.get_buffer("low")), float(grid.get_buffer("high"))) == (-8.0, 7.0)
+
+
+@hypothesis.given(
+    st.lists(st.lists(st.integers(-128, 127), min_size=3, max_size=3), min_size=1, max_size=4),
+    st.floats(2**-14, 8.0, width=32),
+)
+def test_the_step_of_a_grid_is_found_from_what_lies_on_it(symbols: list[list[int]], step: float) -> None:
+    rows = torch.tensor(symbols).float() * step
+    found = steps_of(rows, -128, 127)
+    for row, one in zip(symbols, found.tolist(), strict=True):
+        assert one == pytest.approx(step * math.gcd(*row), rel=1e-3)
+
+
+def test_weights_that_were_never_on_a_grid_have_no_step() -> None:
+    assert not steps_of(torch.randn(8, 100, generator=torch.Generator().manual_seed(0)), -128, 127).any()
+
+
+def test_a_second_stage_goes_on_with_the_grids_of_the_first() -> None:
+    """Weights and activations come out of it untrained as they went in; with other bits there are other grids."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    layers(PICTURES)
+
+    def staged(family: Quantize | Squeeze, part: float) -> list[torch.Tensor]:
+        family.restructure(layers)
+        family.begin(layers, PICTURES)
+        for _, layer, found in parametrized(layers, (Stepped, Rated)):
+            with torch.no_grad():  # as training would
+                for step in found.parameters():
+                    step.sub_((1 - part) * step)
+            if part == 1 and isinstance(found, Stepped) and layer is layers[2]:
+                layer.weight.sum().backward()
+                assert bool((original(layer).grad != 0).all())  # those at the ends of the grid move, too
+        family.finish(layers)
+        return [layer.weight.detach().clone() for layer in layers[::2]]
+
+    for family in (Quantize(bits=2, activations=2), Squeeze(bits=2)):
+        first = staged(family, 0.9)
+        grid = layers[2].get_submodule("input_grid")
+        for one, other in zip(first, staged(family, 1.0), strict=True):
+            torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-6)
+        assert layers[2].get_submodule("input_grid") is grid
+    staged(Quantize(bits=3, activations=3), 1.0)
+    assert layers[2].get_submodule("input_grid") is not grid
 
 
 @pytest.mark.parametrize("ends", [(0.0, 3.0), (-2.0, 1.0)])

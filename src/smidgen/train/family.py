@@ -24,10 +24,14 @@ __all__ = [
     "plain_",
     "put_before_",
     "seen_inputs",
+    "steps_of",
     "straight_through",
 ]
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+NEAR = 1e-3
+"""Steps that a value may be beside a point of a grid and still lie on it; float32 is finer."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,37 @@ def put_before_(layer: nn.Module, name: str, module: nn.Module) -> None:
 
 def _through(name: str, layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (layer.get_submodule(name)(given[0]), *given[1:])
+
+
+def steps_of(rows: Tensor, low: int, high: int) -> Tensor:
+    """The steps of the grids that weights lie on after an earlier stage, so that a later one can go on with them.
+
+    Args:
+        rows: weights, those of each grid in a row.
+        low: least number of steps that a grid has.
+        high: largest.
+
+    Returns:
+        The largest step of which all weights of the row are whole multiples; zero if there is none.
+
+    Example:
+        >>> steps_of(torch.tensor([[0.5, 0.0, -0.75], [0.5, 0.3, 0.7123]]), -4, 3)
+        tensor([0.2500, 0.0000])
+    """
+    rows = rows.detach()
+    magnitudes = rows.abs()
+    least, most = magnitudes.masked_fill(magnitudes == 0, torch.inf).amin(1), magnitudes.amax(1)
+    steps = torch.zeros_like(most)
+    for times in range(1, 1 + max(-low, high)):  # that the least magnitude is of the step
+        step = least / times
+        left = ((steps == 0) & (most > 0) & (most < (max(-low, high) + NEAR) * step)).nonzero()[:, 0]
+        if not len(left):
+            break
+        places = rows[left] / step[left, None]
+        whole = places.round()
+        on = ((places - whole).abs() < NEAR) & (whole >= low) & (whole <= high)
+        steps[left] = torch.where(on.all(1), step[left], 0.0)
+    return steps
 
 
 def straight_through(value: Tensor, ideal: Tensor) -> Tensor:

@@ -13,12 +13,15 @@ from torch.nn.utils import parametrize
 
 from smidgen.code import Affine, Code
 from smidgen.methods.base import check_int
-from smidgen.train.family import Family, original, parametrized, plain_, put_before_, seen_inputs
+from smidgen.train.family import Family, original, parametrized, plain_, put_before_, seen_inputs, steps_of
 
 __all__ = ["Quantize"]
 
 SMALLEST = 1e-8
 """Step; one that becomes negative counts without its sign."""
+
+WIDER = 1.001
+"""A step that is known is multiplied with this: weights at the ends of the grid are then within it, and are trained."""
 
 GRID = "input_grid"
 """Name of the module within a layer that its input goes through."""
@@ -51,13 +54,15 @@ def _within(values: Tensor, ideal: Tensor, ends: tuple[float, float]) -> Tensor:
 
 
 class Stepped(nn.Module):
-    """A weight on a grid with a trained step for each output."""
+    """A weight on a grid with a trained step for each output; where it lies on one of so few points, that is kept."""
 
     def __init__(self, weight: Tensor, bits: int) -> None:
         super().__init__()
         self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         rows = weight.detach().reshape(len(weight), -1)
-        self.step = nn.Parameter(2 * rows.abs().mean(1).clamp(min=1e-8) / math.sqrt(self.high))
+        new = 2 * rows.abs().mean(1).clamp(min=1e-8) / math.sqrt(self.high)
+        known = steps_of(rows, self.low, self.high)
+        self.step = nn.Parameter(torch.where(known > 0, WIDER * known, new))
         self.slowness = 1 / math.sqrt(rows.shape[1] * self.high)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -80,12 +85,14 @@ class Grid(nn.Module):
     def __init__(self, bits: int) -> None:
         super().__init__()
         self.bits = bits
-        self.step = nn.Parameter(torch.ones(()))
+        self.step = nn.Parameter(torch.zeros(()))
         self.register_buffer("low", torch.zeros(()))
         self.register_buffer("high", torch.tensor(2.0**bits - 1))
 
     def begin(self, seen: Tensor) -> None:
-        """Takes its step from activations, and learns whether they are negative, too."""
+        """Takes its step from activations, and learns whether they are negative, too; unless an earlier stage did."""
+        if float(self.step.detach()):
+            return
         if bool((seen < 0).any()):
             self.get_buffer("low").fill_(-(2.0 ** (self.bits - 1)))
             self.get_buffer("high").fill_(2.0 ** (self.bits - 1) - 1)
@@ -109,7 +116,8 @@ class Quantize(Family):
     """Trains weights and activations on grids of few points; the step of each is trained like a weight.
 
     Weights have a step for each output, activations one for each layer's input. The first layer and the last, where
-    every bit counts and few bytes are, have ``edges`` bits, and their inputs are left as they are.
+    every bit counts and few bytes are, have ``edges`` bits, and their inputs are left as they are. A stage after
+    another of as many bits goes on with its grids.
 
     Args:
         bits: of weights, 2..8.
@@ -135,9 +143,11 @@ class Quantize(Family):
                 check_int(self, name, 2, 8)
 
     def restructure(self, module: nn.Module) -> None:
-        """Puts grids before the inner layers."""
+        """Puts grids before the inner layers, where none of so many bits are."""
         for layer in self.inner(module).values() if self.activations else ():
-            put_before_(layer, GRID, Grid(self.activations))
+            there = getattr(layer, GRID, None)
+            if not isinstance(there, Grid) or there.bits != self.activations:
+                put_before_(layer, GRID, Grid(self.activations))
 
     def begin(self, module: nn.Module, pictures: Tensor) -> None:
         """Lays the grids, by what weights and activations are."""

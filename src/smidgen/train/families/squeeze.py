@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from smidgen.code import Affine, Code
 from smidgen.methods.base import check_number
-from smidgen.train.family import Family, original, parametrized, plain_, straight_through
+from smidgen.train.family import Family, original, parametrized, plain_, steps_of, straight_through
 from smidgen.train.fold import fold_normalization_
 
 __all__ = ["Squeeze"]
@@ -94,12 +94,13 @@ class Squeeze(Family):
 
     Each layer has a grid of equal steps, which are trained too. A symbol costs what its frequency in the layer says;
     between two points of the grid the cost is a straight line, whose slope moves weights to points that are cheaper.
+    Weights that lie on a grid already, after an earlier stage, keep it.
     The price of a bit, one for all layers, rises or falls until the network costs what was asked for. Normalization is
     folded first.
 
     Args:
         bits: for each weight, in the mean over all layers, what the symbols take in the end, at most 4.
-        step: of the grid at the beginning, in standard deviations of the layer's weights.
+        step: of a new grid at the beginning, in standard deviations of the layer's weights.
         until: the part of the stage in which the bits fall to that.
 
     Raises:
@@ -125,7 +126,8 @@ class Squeeze(Family):
         fold_normalization_(module, pictures)
         for layer in self.layers(module).values():
             weight = layer.weight.detach()
-            step = self.step * float(weight.std()) or 1.0
+            known = float(steps_of(weight.reshape(1, -1), -LARGEST, LARGEST))
+            step = known or self.step * float(weight.std()) or 1.0
             parametrize.register_parametrization(layer, "weight", Rated(weight, step))
         for name, value in ((PRICE, FIRST_PRICE), (FIRST, _mean_bits(module))):
             module.register_buffer(name, torch.tensor(value))
