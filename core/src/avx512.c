@@ -96,6 +96,7 @@ static void convolve(const smidgen_block_of_outputs *block, const uint8_t *input
 int smidgen_avx512_vnni_kernels(smidgen_kernels *kernels) {
     set_kernels(kernels, 0, SMIDGEN_BY_OUTPUT);
     smidgen_avx2_signs(kernels);
+    smidgen_avx512_signs(kernels);
     return 1;
 }
 SMIDGEN_FOR_ALL

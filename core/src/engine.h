@@ -37,7 +37,7 @@ enum {
     SMIDGEN_SIGNS_CONVOLUTION = 11
 };
 
-enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_NO_WEIGHT = 0x80 };
+enum { SMIDGEN_SIGNS_BLOCK = 64, SMIDGEN_NO_WEIGHT = 0x80, SMIDGEN_MORE = 8, SMIDGEN_PACKED_LEAST = 4 };
 
 /* Up to 16 outputs of a convolution. A step multiplies 4 neighbouring inputs with 64 weights; a run is a number of steps
  * whose sums stay in 16 bits whatever the inputs are. */
@@ -60,18 +60,19 @@ typedef struct {
 } smidgen_depthwise;
 
 /* Up to 64 outputs of a convolution of signs: for each place of the kernel and 4 inputs, the signs of the weights of
- * these 4 in one byte for each output, or SMIDGEN_NO_WEIGHT. */
+ * these 4 in one byte for each output, or SMIDGEN_NO_WEIGHT; or packed, those of 8 times 4 in 4 bytes for each output. */
 typedef struct {
-    const uint8_t *weights; /* places x fours of inputs x width */
+    const uint8_t *weights; /* places x fours of inputs x width; packed, of each row eights of fours x width x 4 */
     uint32_t first, outputs;
     int32_t bias[SMIDGEN_SIGNS_BLOCK];
     float factor[SMIDGEN_SIGNS_BLOCK];
 } smidgen_block_of_signs;
 
-/* How a block is computed: as one of 32 or 64 outputs; where few outputs do not fill 32, as one whose pixels are two
- * neighbours, `pixels` = 2, under a kernel with so many columns. */
+/* How a block is computed: as one of 32 or 64 outputs, or packed of a multiple of 16; where few outputs do not fill 32, as
+ * one whose pixels are two neighbours, `pixels` = 2, under a kernel with so many columns, of which `beside` are fetched at
+ * once. */
 typedef struct {
-    uint32_t width, pixels, columns;
+    uint32_t width, pixels, columns, beside, packed;
 } smidgen_signs_shape;
 
 typedef struct {
@@ -88,9 +89,10 @@ typedef struct {
 } smidgen_operation;
 
 /* Signs that were fetched for some pixels, `step` bytes apart: of each 4 x fours inputs in each of some rows, `row` bytes
- * apart. Bytes have signs in their upper bits and zeros in the lower, or are SMIDGEN_OUTSIDE. */
+ * apart. Bytes have signs in their upper bits and zeros in the lower, or are SMIDGEN_OUTSIDE, at the ends of all rows alike.
+ * A kernel may change them, and read SMIDGEN_MORE bytes beyond. */
 typedef struct {
-    const uint8_t *first;
+    uint8_t *first;
     size_t step, row;
     uint32_t rows, fours, pixels;
 } smidgen_fetched;
@@ -126,6 +128,9 @@ typedef struct {
     void (*lookup)(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
     /* adds for each pixel and of 32 or 64 outputs in how many inputs signs differ */
     void (*differences)(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width);
+    /* the same for packed weights of a multiple of 16 outputs and at least SMIDGEN_PACKED_LEAST fours, an even number of bytes
+     * from a pixel to the next; NULL where that is no faster */
+    void (*packed_differences)(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width);
     /* the integers of some pixels, of which each has `width` sums: of bias + all - 2 * sum */
     void (*store_signs)(uint8_t *output, size_t pitch, const uint16_t *sums, const int32_t *all, uint32_t pixels, uint32_t width,
                         const smidgen_block_of_signs *block, const smidgen_finish *finish);
@@ -203,13 +208,15 @@ void smidgen_run_operation(smidgen_network *network, const smidgen_operation *op
 
 /* The units `from` <= unit < `end` of a convolution of signs; and how its block is computed. */
 void smidgen_signs_convolution(const smidgen_network *n, const smidgen_operation *o, uint32_t from, uint32_t end);
-smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t fours, uint32_t outputs);
+smidgen_signs_shape smidgen_shape_of_signs(const smidgen_kernels *k, const smidgen_operation *o, uint32_t fours,
+                                           uint32_t outputs);
 
-/* The kernels of signs, and of tables, in plain C; and those for processors with AVX2. */
+/* The kernels of signs, and of tables, in plain C; and those for processors with AVX2, and with more. */
 void smidgen_signs(uint8_t *output, const uint8_t *input, uint32_t count, uint32_t zero);
 void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]);
 void smidgen_differences(uint16_t *sums, const uint8_t *weights, const smidgen_fetched *x, uint32_t width);
 void smidgen_avx2_signs(smidgen_kernels *kernels);
+void smidgen_avx512_signs(smidgen_kernels *kernels);
 
 /* Rows and columns of what smidgen_map gives, or 0. */
 void smidgen_map_size(const smidgen_network *network, uint32_t *height, uint32_t *width);

@@ -7,6 +7,9 @@
 /* Of the larger trellis, that of rule SMIDGEN_TRELLIS_64: Ungerboeck's code with the polynomials 103 and 24 (octal). */
 enum { SMIDGEN_STATES = 64, SMIDGEN_ODD_GRID = 0103 >> 1, SMIDGEN_ODD_SYMBOL = 024 >> 1 };
 
+/* SMIDGEN_AVX512_VNNI, and bits of numbers are counted and bytes looked up in 512 bits: what some kernels of it are for. */
+enum { SMIDGEN_AVX512_COUNTS = 4 };
+
 /* Whether the processor, and the operating system, have what one of SMIDGEN_PORTABLE and the ways after it needs. */
 int smidgen_processor_can(int way);
 

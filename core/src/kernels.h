@@ -199,6 +199,7 @@ static void set_kernels(smidgen_kernels *k, uint32_t lanes, uint32_t order) {
     k->lookup = smidgen_lookup;
     k->signs = smidgen_signs;
     k->differences = smidgen_differences;
+    k->packed_differences = 0;
     k->store_signs = store_signs;
     k->quantize = quantize;
 }

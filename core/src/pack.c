@@ -236,24 +236,39 @@ static int pack_depthwise(loader *l, smidgen_operation *o, const kernel *k) {
     return 0;
 }
 
-/* The signs of the weights of an output, for a pixel that begins `before` columns into the kernel's shape. */
+/* The signs of 4 weights of an output, of the kernel's place and the inputs from 4 c on. */
+static uint8_t four_signs(const int16_t *integers, const kernel *k, uint32_t y, uint32_t x, uint32_t c) {
+    uint32_t four = 0;
+    for (uint32_t i = 4 * c; i < k->inputs && i < 4 * c + 4; i++)
+        four |= (uint32_t)(integers[(i * k->height + y) * k->width + x] > 0) << i % 4;
+    return (uint8_t)four;
+}
+
+/* Those of all weights of an output, for a pixel that begins `before` columns into the kernel's shape. */
 static void place_signs(const int16_t *integers, const kernel *k, const smidgen_signs_shape *shape, uint32_t before, uint8_t *to) {
-    const uint32_t fours = (k->inputs + 3) / 4, places = k->height * k->width;
+    const uint32_t fours = (k->inputs + 3) / 4;
     for (uint32_t y = 0; y < k->height; y++)
         for (uint32_t x = 0; x < shape->columns; x++)
-            for (uint32_t c = 0; c < fours; c++, to += shape->width) {
-                const uint32_t column = x - before;
-                *to = column < k->width ? 0 : SMIDGEN_NO_WEIGHT;
-                for (uint32_t i = 4 * c; column < k->width && i < k->inputs && i < 4 * c + 4; i++)
-                    *to |= (uint8_t)((integers[i * places + y * k->width + column] > 0) << i % 4);
-            }
+            for (uint32_t c = 0; c < fours; c++, to += shape->width)
+                *to = x - before < k->width ? four_signs(integers, k, y, x - before, c) : SMIDGEN_NO_WEIGHT;
+}
+
+/* The same packed: eights of fours of what is fetched at once. */
+static void place_packed_signs(const int16_t *integers, const kernel *k, const smidgen_signs_shape *shape, uint8_t *to) {
+    const uint32_t fours = (k->inputs + 3) / 4, each = shape->beside * fours;
+    for (uint32_t y = 0; y < k->height; y++)
+        for (uint32_t left = 0; left < k->width; left += shape->beside)
+            for (uint32_t i = 0; i < each; i += 8, to += 4 * (size_t)shape->width)
+                for (uint32_t j = i; j < each && j < i + 8; j++)
+                    to[(j - i) / 2] |= (uint8_t)(four_signs(integers, k, y, left + j / fours, j % fours) << j % 2 * 4);
 }
 
 static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
     enum { BLOCK = SMIDGEN_SIGNS_BLOCK };
     const smidgen_value *out = &l->network->values[o->output];
     const uint32_t fours = (k->inputs + 3) / 4;
-    const size_t all = (size_t)k->height * k->width * fours * BLOCK; /* a shape with more columns has fewer outputs */
+    /* a shape with more columns has fewer outputs, and packed signs take no more */
+    const size_t all = (size_t)k->height * k->width * fours * BLOCK;
     uint8_t *weights;
     for (size_t i = 0; i < (size_t)k->row * out->channels; i++)
         if (k->integers[i] != 1 && k->integers[i] != -1)
@@ -266,19 +281,22 @@ static int pack_signs(loader *l, smidgen_operation *o, const kernel *k) {
     smidgen_team_unlock(l->team);
     if (!o->sign_blocks || !weights)
         return SMIDGEN_SPACE;
-    __builtin_memset(weights, SMIDGEN_NO_WEIGHT, o->block_count * all);
     for (uint32_t b = 0; b < o->block_count; b++, weights += all) {
         smidgen_block_of_signs *block = &o->sign_blocks[b];
         const uint32_t first = b * BLOCK, rest = out->channels - first;
-        const smidgen_signs_shape shape = smidgen_shape_of_signs(o, fours, rest);
+        const smidgen_signs_shape shape = smidgen_shape_of_signs(&l->network->kernels, o, fours, rest);
+        __builtin_memset(weights, shape.packed ? 0 : SMIDGEN_NO_WEIGHT, all);
+        const int16_t *integers = k->integers + (size_t)first * k->row;
         block->weights = weights;
         block->first = first;
         block->outputs = rest < BLOCK ? rest : BLOCK;
         for (uint32_t r = 0; r < BLOCK; r++) {
             block->bias[r] = r < rest ? k->bias[first + r] : 0;
             block->factor[r] = r < rest ? k->scales[first + r] : 0;
-            for (uint32_t p = 0; p < shape.pixels && r < rest; p++)
-                place_signs(k->integers + (size_t)(first + r) * k->row, k, &shape, p * o->stride_width,
+            if (r < rest && shape.packed)
+                place_packed_signs(integers + (size_t)r * k->row, k, &shape, weights + 4 * (size_t)r);
+            for (uint32_t p = 0; p < shape.pixels && r < rest && !shape.packed; p++)
+                place_signs(integers + (size_t)r * k->row, k, &shape, p * o->stride_width,
                             weights + p * (shape.width / shape.pixels) + r);
         }
     }

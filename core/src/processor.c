@@ -15,7 +15,7 @@ static uint32_t kept_registers(void) {
 
 int smidgen_processor_can(int way) {
     const uint32_t avx = 0x6, avx512 = 0xe6, needed = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-    const uint32_t kept = kept_registers();
+    const uint32_t counts = bit_AVX512VBMI | bit_AVX512VPOPCNTDQ, kept = kept_registers();
     uint32_t a, b, c, d;
     if (way < SMIDGEN_AVX2)
         return 1;
@@ -23,6 +23,8 @@ int smidgen_processor_can(int way) {
         return 0;
     if (way == SMIDGEN_AVX2)
         return (kept & avx) == avx && (b & bit_AVX2);
+    if (way == SMIDGEN_AVX512_COUNTS && (!(b & bit_BMI2) || (c & counts) != counts))
+        return 0;
     return (kept & avx512) == avx512 && (b & needed) == needed && (c & bit_AVX512VNNI);
 }
 #else

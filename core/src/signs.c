@@ -14,11 +14,18 @@ static int beside(const smidgen_operation *o) {
 
 /* Two pixels as one: its first 16 outputs are those of the left one, the others those of the right one, whose kernel begins a
  * stride later. */
-smidgen_signs_shape smidgen_shape_of_signs(const smidgen_operation *o, uint32_t fours, uint32_t outputs) {
-    const uint32_t wider = (uint32_t)o->kernel_width + o->stride_width;
-    const int two = outputs <= 16 && beside(o) && wider * fours <= SIGNS;
-    const smidgen_signs_shape shape = {outputs > 32 ? 64 : 32, two ? 2 : 1, two ? wider : o->kernel_width};
-    return shape;
+smidgen_signs_shape smidgen_shape_of_signs(const smidgen_kernels *k, const smidgen_operation *o, uint32_t fours,
+                                           uint32_t outputs) {
+    const uint32_t columns = o->kernel_width, wider = columns + o->stride_width, whole = (uint32_t)beside(o);
+    const uint32_t each = (whole ? columns : 1) * fours, step = (whole ? o->stride_width : 1) * fours;
+    const uint32_t most = outputs < SMIDGEN_SIGNS_BLOCK ? outputs : SMIDGEN_SIGNS_BLOCK;
+    const int two = outputs <= 16 && whole && wider * fours <= SIGNS;
+    const smidgen_signs_shape packed = {(most + 15) / 16 * 16, 1, columns, whole ? columns : 1, 1};
+    const smidgen_signs_shape single = {most > 32 ? 64 : 32, 1, columns, whole ? columns : 1, 0};
+    const smidgen_signs_shape twins = {32, 2, wider, wider, 0};
+    if (k->packed_differences && step % 2 == 0 && each >= SMIDGEN_PACKED_LEAST)
+        return packed;
+    return two ? twins : single;
 }
 
 void smidgen_lookup(uint8_t *output, const uint8_t *input, uint32_t count, const uint8_t table[256]) {
@@ -98,25 +105,27 @@ static void add_differences(const smidgen_network *n, const smidgen_operation *o
                             const smidgen_signs_shape *shape, const part *p, uint16_t *sums) {
     const smidgen_value *in = &n->values[o->input];
     const int whole = beside(o);
-    const uint32_t stride = o->stride_width * shape->pixels, columns = whole ? shape->columns : 1;
+    const uint32_t stride = o->stride_width * shape->pixels, columns = shape->beside;
     const uint32_t count = whole ? (p->pixels - 1) * stride + columns : p->pixels, row = count * in->channels;
     const uint32_t together = whole ? SIGNS / row : 1, bottom = p->top + p->rows;
-    const size_t place = (size_t)in->channels * shape->width;
-    uint8_t signs[SIGNS];
+    const uint32_t fours = columns * in->channels;
+    const size_t each = (size_t)(shape->packed ? (fours + 7) / 8 * 4 : fours) * shape->width;
+    uint8_t signs[SIGNS + SMIDGEN_MORE];
     for (uint32_t i = p->top, rows; i < bottom; i += rows) {
         rows = bottom - i < together ? bottom - i : together;
         for (uint32_t j = 0; j < shape->columns; j += columns) {
             const int64_t left = (int64_t)p->x * o->stride_width + j * o->dilation_width - o->left;
             const int64_t right = left + (whole ? count - 1 : (count - 1) * stride);
             const smidgen_fetched fetched = {signs, (size_t)(whole ? stride : 1) * in->channels, row, rows,
-                                             columns * in->channels, p->pixels};
+                                             fours, p->pixels};
             uint8_t *to = signs;
             if (right < 0 || left >= (int64_t)in->width)
                 continue;
             for (uint32_t k = i; k < i + rows; k++)
                 to = fetch(n, in, (int64_t)p->y * o->stride_height + k * o->dilation_height - o->top, left,
                            whole ? 1 : stride, count, to);
-            n->kernels.differences(sums, block->weights + (i * shape->columns + j) * place, &fetched, shape->width);
+            const uint8_t *weights = block->weights + (i * (shape->columns / columns) + j / columns) * each;
+            (shape->packed ? n->kernels.packed_differences : n->kernels.differences)(sums, weights, &fetched, shape->width);
         }
     }
 }
@@ -141,7 +150,7 @@ void smidgen_signs_convolution(const smidgen_network *n, const smidgen_operation
                                              &first);
         for (uint32_t unit = from; unit < end; unit++) {
             const smidgen_block_of_signs *block = &o->sign_blocks[unit / out->height];
-            const smidgen_signs_shape shape = smidgen_shape_of_signs(o, in->channels, block->outputs);
+            const smidgen_signs_shape shape = smidgen_shape_of_signs(&n->kernels, o, in->channels, block->outputs);
             part p = {unit % out->height, x, (pixels + shape.pixels - 1) / shape.pixels, 0, 0};
             uint16_t sums[PIXELS * SMIDGEN_SIGNS_BLOCK];
             int32_t all[PIXELS];
