@@ -9,10 +9,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 import smidgen
 from smidgen.errors import InputError, ModelError, WeightError
 from smidgen.onnx_file import read_onnx
+from smidgen.read import from_module
+from smidgen.run.int8 import quantize
 
 WEIGHT = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 
@@ -189,4 +192,41 @@ def test_not_finite(tmp_path: Path) -> None:
 
 def test_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
+        read_onnx(tmp_path / "m.onnx")
+
+
+def described_archive() -> smidgen.Archive:
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    how = smidgen.Preprocessing(24, 20, "BGR", (1.5, 2.0, 3.0), (4.0, 5.0, 6.0), "bicubic")
+    return from_module(network, (3, 24, 20), how, (smidgen.Label("n01", "cat"), smidgen.Label("n02", "höund")))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_what_is_known_of_pictures_and_classes_comes_back(tmp_path: Path, quantized: bool) -> None:
+    archive = described_archive()
+    exported = archive.onnx()
+    if quantized:
+        exported = quantize(exported, [{"image": np.ones((1, 3, 24, 20), np.float32)}] * 2)
+    onnx.save(exported, tmp_path / "m.onnx")
+    back = read_onnx(tmp_path / "m.onnx")
+    assert (back.preprocessing, back.labels) == (archive.preprocessing, archive.labels)
+    assert not onnx.load_from_string(back.graph).metadata_props  # they are not in the file twice
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("preprocessing", "{"),
+        ("preprocessing", "[" * 100_000),
+        ("preprocessing", '{"height": 3}'),
+        ("preprocessing", '{"height": 3, "width": 1e400, "mean": [0, 0, 0], "std": [1, 1, 1]}'),
+        ("labels", "cat"),
+    ],
+)
+def test_notes_that_are_none_of_ours(tmp_path: Path, key: str, text: str) -> None:
+    made = linear()
+    made.metadata_props.add(key=f"smidgen.{key}", value=text)
+    made.metadata_props.add(key="alphabet", value="abc")
+    onnx.save(made, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=r"m.onnx: its metadata smidgen.preprocessing or smidgen.labels is not what"):
         read_onnx(tmp_path / "m.onnx")

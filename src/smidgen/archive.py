@@ -107,14 +107,17 @@ class Archive:
         return os.stat(path).st_size
 
     def onnx(self) -> Any:
-        """The network as an ``onnx.ModelProto`` with float32 weights.
+        """The network as an ``onnx.ModelProto`` with float32 weights; its metadata say what pictures and classes are.
 
         Raises:
             ModelError: graph and weights do not fit together.
         """
+        from smidgen.onnx_notes import note_
         from smidgen.run.onnx_graph import fill_graph
 
-        return fill_graph(self.graph, self.weights())
+        model = fill_graph(self.graph, self.weights())
+        note_(model, self)
+        return model
 
     def safetensors(self) -> bytes:
         """The weights, decoded, as the bytes of a safetensors file."""

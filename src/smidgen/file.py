@@ -24,7 +24,7 @@ from smidgen.code import Affine, Code, Rule, Table, Trellis
 from smidgen.codecs import CODECS, NO_ZERO, codec_by_id
 from smidgen.container import REASONS, open_header, text_of
 from smidgen.errors import FormatError, InputError, WeightError
-from smidgen.label import parse_labels
+from smidgen.label import parse_labels, text_of_labels
 
 __all__ = [
     "FAST",
@@ -150,8 +150,7 @@ def _written(archive: Archive, codecs: tuple[str, ...]) -> bytes:
     }
     try:
         metadata = json.dumps(settings, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
-        labels = "".join(f"{label.id}\t{label.name}\n" for label in archive.labels)
-        texts = (metadata.encode(), labels.encode(), archive.graph, b"".join(index))
+        texts = (metadata.encode(), text_of_labels(archive.labels).encode(), archive.graph, b"".join(index))
     except (TypeError, ValueError, RecursionError) as error:  # among them UnicodeEncodeError, of half a character
         raise InputError(f"metadata and labels must be plain JSON values and whole characters: {error}") from None
     data = _assemble(texts, b"".join(payload), archive.program)
@@ -428,14 +427,28 @@ def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any
         known, metadata = settings["preprocessing"], settings["metadata"]
         if not isinstance(metadata, dict) or len(settings) != 2:
             raise ValueError
-        if known is None:
-            return None, metadata
+        return None if known is None else parse_preprocessing(known), metadata
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise FormatError("invalid: the metadata is not what smidgen writes") from None
+
+
+def parse_preprocessing(known: Any) -> Preprocessing:
+    """Preprocessing from the plain values of its fields.
+
+    Raises:
+        FormatError: they are no such values.
+
+    Example:
+        >>> parse_preprocessing({"height": 32, "width": 48, "mean": [0, 0, 0], "std": [255, 255, 255]}).width
+        48
+    """
+    try:
         triples = {key: _triple(known[key]) for key in ("mean", "std")}
         if type(known["height"]) is not int or type(known["width"]) is not int:
             raise ValueError
-        return Preprocessing(**{**known, **triples}), metadata
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, InputError):
-        raise FormatError("invalid: the metadata is not what smidgen writes") from None
+        return Preprocessing(**{**known, **triples})
+    except (ValueError, KeyError, TypeError, OverflowError, InputError):
+        raise FormatError("invalid: the preprocessing is not what smidgen writes") from None
 
 
 def _triple(value: object) -> tuple[float, ...]:

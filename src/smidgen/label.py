@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 from smidgen.container import text_of
 from smidgen.errors import FormatError, InputError
 
-__all__ = ["Label", "parse_labels"]
+__all__ = ["Label", "parse_labels", "text_of_labels"]
 
 
 class _Label(NamedTuple):
@@ -34,6 +34,16 @@ class Label(_Label):
     @classmethod
     def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override]
         return cls(*iterable)
+
+
+def text_of_labels(labels: Iterable[Label]) -> str:
+    r"""The text of some classes: for each its id, a tab, its name and a line break.
+
+    Example:
+        >>> text_of_labels([Label("n01440764", "tench")])
+        'n01440764\ttench\n'
+    """
+    return "".join(f"{label.id}\t{label.name}\n" for label in labels)
 
 
 def parse_labels(data: bytes) -> tuple[Label, ...]:

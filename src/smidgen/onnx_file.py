@@ -15,6 +15,7 @@ from smidgen.archive import Archive
 from smidgen.container import read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
 from smidgen.graph import strip_
+from smidgen.onnx_notes import take_notes_
 from smidgen.run.onnx_graph import STANDARD, graphs_of, inner_graphs, tensors_of
 
 __all__ = ["archive_of", "read_onnx"]
@@ -65,7 +66,7 @@ def archive_of(model: onnx.ModelProto) -> Archive:
     there; equal ones are kept once.
 
     Raises:
-        ModelError: operators too old, or a tensor of a type that cannot be kept.
+        ModelError: operators too old, a tensor of a type that cannot be kept, or metadata that only look like ours.
         WeightError: a weight is NaN or infinite.
 
     Example:
@@ -86,11 +87,12 @@ def archive_of(model: onnx.ModelProto) -> Archive:
     inputs = [value for value in model.graph.input if value.name not in given]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
+    preprocessing, labels = take_notes_(model)
     said = list(model.metadata_props)
     strip_(model)
     model.metadata_props.extend(said)  # users read it, for example the alphabet of a reader of text
     graph: bytes = model.SerializeToString(deterministic=True)
-    return Archive(graph, arrays)
+    return Archive(graph, arrays, preprocessing, labels)
 
 
 class _Weights:
