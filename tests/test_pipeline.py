@@ -408,8 +408,9 @@ def test_compress_in_one_call() -> None:
         Net(), PICTURES, size=6_000, input_shape=(3, 12, 10), preprocessing=PREPROCESSING, pictures=10
     )
     assert 0.99 * 6_000 <= len(write(archive)) <= 6_000
-    with pytest.raises(InputError, match="not reached: 300 bytes"):
+    with pytest.raises(smidgen.LimitError, match="not reached: 300 bytes; the nearest is") as raised:
         smidgen.compress(Net(), PICTURES, size=300, input_shape=(3, 12, 10), preprocessing=PREPROCESSING)
+    assert f"{len(write(raised.value.archive)):,} bytes" in str(raised.value)  # what was found is not lost
     with pytest.raises(InputError, match="pictures are needed"):
         smidgen.compress(Net(), size=300)
     with pytest.raises(InputError, match="one of plan, size and max_drop"):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from smidgen.archive import Archive, Label, Preprocessing
     from smidgen.archive import open_archive as open  # it is called smidgen.open
     from smidgen.code import Affine, Code, Stats, Table, Trellis
-    from smidgen.errors import FormatError, InputError, ModelError, PlanError, SmidgenError, WeightError
+    from smidgen.errors import FormatError, InputError, LimitError, ModelError, PlanError, SmidgenError, WeightError
     from smidgen.methods import Binarize, Cluster, Prune, Quantize, Squeeze
     from smidgen.plan import Plan
     from smidgen.tradeoff import sweep
@@ -34,6 +34,7 @@ __all__ = [
     "FormatError",
     "InputError",
     "Label",
+    "LimitError",
     "ModelError",
     "Plan",
     "PlanError",
@@ -55,7 +56,15 @@ _ROOMS = {
     "smidgen.api": ("compress",),
     "smidgen.archive": ("Archive", "Label", "Preprocessing"),
     "smidgen.code": ("Affine", "Code", "Stats", "Table", "Trellis"),
-    "smidgen.errors": ("FormatError", "InputError", "ModelError", "PlanError", "SmidgenError", "WeightError"),
+    "smidgen.errors": (
+        "FormatError",
+        "InputError",
+        "LimitError",
+        "ModelError",
+        "PlanError",
+        "SmidgenError",
+        "WeightError",
+    ),
     "smidgen.methods": ("Binarize", "Cluster", "Prune", "Quantize", "Squeeze"),
     "smidgen.plan": ("Plan",),
     "smidgen.tradeoff": ("sweep",),

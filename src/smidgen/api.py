@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Outcome
-from smidgen.errors import InputError
+from smidgen.errors import InputError, LimitError
 from smidgen.examples import Examples, examples_from, examples_in
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
@@ -69,7 +69,8 @@ def compress(
         PlanError: the plan cannot be read, or a pattern in it matches nothing.
         WeightError: a weight is NaN or infinite.
         ModelError: the module cannot be turned into a graph, or measured.
-        InputError: not exactly one of plan, size and max_drop; no pictures; or the limit could not be reached.
+        InputError: not exactly one of plan, size and max_drop; or no pictures.
+        LimitError: the limit could not be reached; its ``archive`` is the nearest that was found.
 
     Example:
         >>> import numpy as np
@@ -104,7 +105,7 @@ def compress(
     examples = _examples(data, model, pictures, seed)
     squeeze_to_budget(model, examples, outcome, Settings(seed=seed, epochs=finetune, outputs=outputs))
     if outcome.archive is None or not outcome.reached:
-        raise InputError(outcome.verdict())
+        raise LimitError(outcome.verdict(), outcome.archive)
     return outcome.archive
 
 

@@ -7,16 +7,19 @@ SmidgenError            anything the user can mend; one line: what, where, what 
 ├── WeightError         weights that cannot be compressed: NaN, infinite, empty, wrong type
 ├── ModelError          a model, state dict or graph that cannot be read, built or run
 └── InputError          a picture, folder, table or option that cannot be used
+    └── LimitError      a size or loss that cannot be reached; it has the best archive that was found
 """
 
 import os
 import sys
+from typing import Any
 
 __all__ = [
     "NOT_FINITE",
     "UNPREPARED",
     "FormatError",
     "InputError",
+    "LimitError",
     "ModelError",
     "PlanError",
     "RecipeError",
@@ -60,6 +63,19 @@ class ModelError(SmidgenError):
 
 class InputError(SmidgenError):
     """A picture, folder or option given by the user cannot be used."""
+
+
+class LimitError(InputError):
+    """A size or a loss of accuracy that cannot be reached.
+
+    Args:
+        message: the line for the user, which says what was reached.
+        archive: the nearest that was found, an ``Archive``; None if time was up before the first.
+    """
+
+    def __init__(self, message: str, archive: Any) -> None:
+        super().__init__(message)
+        self.archive = archive
 
 
 def told(error: SmidgenError | MemoryError | KeyboardInterrupt) -> str:
