@@ -362,6 +362,18 @@ def test_a_damaged_checkpoint_is_told(digits: Path, dense: Path, tmp_path: Path)
     assert any("checkpoint.safetensors: damaged, or of another stage; prune begins anew" in line for line in said)
 
 
+@pytest.mark.parametrize(("method", "undoes"), [("Squeeze", False), ("Prune", True)])
+def test_a_stage_that_undoes_another_is_told(
+    method: str, undoes: bool, digits: Path, dense: Path, tmp_path: Path
+) -> None:
+    text = continued(dense, 'method = "Cluster"\nlevels = 4\nkeep = ["first.*"]\nepochs = 0', tmp_path / "out")
+    said: list[str] = []
+    more = f'[[stage]]\n{LATER}epochs = 0\nmethod = "{method}"\n'
+    run(text + more, digits, tmp_path / "out", Reporter(say=said.append))
+    line = "prune: makes floats again of weights that cluster made few values of; it belongs before"
+    assert (line in said) == undoes
+
+
 def test_a_class_that_is_not_measured_is_told(digits: Path, tmp_path: Path) -> None:
     shutil.copytree(digits, tmp_path / "digits")
     shutil.rmtree(tmp_path / "digits/test/9")

@@ -220,8 +220,8 @@ class _Run:
         self.known = distributed.broadcast(self._known())
 
     def take_up(self, before: Recipe | None, text: str) -> None:
-        """Looks whether what an earlier run has finished is the beginning of this recipe; else all stages are tried at
-        once, untrained, so that what cannot be is said now.
+        """Looks whether what an earlier run has finished is the beginning of this recipe. Where a stage is left to do,
+        all are tried at once, untrained, so that what cannot be is said now.
 
         Raises:
             RecipeError: it is not, or a stage cannot be.
@@ -244,12 +244,14 @@ class _Run:
                     )
                 if stage.name not in done and not same and distributed.is_first():
                     (self.out / CHECKPOINT).unlink(missing_ok=True)
-        if not done:
+        if any(stage.name not in done for stage in self.recipe.stages):
             self._rehearse()
         if distributed.is_first():
             replace_file(self.out / RECIPE, lambda temporary: temporary.write_bytes(text.encode()))
 
     def _rehearse(self) -> None:
+        """Tries all stages, and says where one undoes what another did."""
+        coded: dict[str, str] = {}
         module = copy.deepcopy(self.module)
         seen = inputs(shown(self.pictures.training), self.preprocessing, self.device)
         for number, stage in enumerate(self.recipe.stages, 1):
@@ -259,7 +261,14 @@ class _Run:
                 module.to(self.device)
                 stage.family.begin(module, seen)
                 module.to(self.device)
-                stage.family.finish(module)
+                codes = stage.family.finish(module)
+            undone = sorted({before for name, before in coded.items() if name not in codes})
+            if undone:
+                self.reporter.say(
+                    f"{stage.name}: makes floats again of weights that {' and '.join(undone)} made few values of; "
+                    "it belongs before"
+                )
+            coded = dict.fromkeys(codes, stage.name)
 
     def _check(self, network: Given, teacher: Given | None) -> None:
         """Finds out before hours of training what would not work after them."""
