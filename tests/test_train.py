@@ -24,6 +24,7 @@ import smidgen
 from smidgen.cli import main
 from smidgen.code import Affine, Code, Table
 from smidgen.errors import InputError, ModelError, RecipeError
+from smidgen.file import alone_in
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train import Outcome, Recipe, train
 from smidgen.train.families import FAMILIES
@@ -202,10 +203,19 @@ def test_a_command_that_was_killed_goes_on_to_the_same_bytes(digits: Path, dense
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed/2-fire.smidgen").exists()
+    (tmp_path / "killed/.checkpoint.safetensors.torn").touch()  # as if killed while it was written
     for out in ("killed", "whole"):
         subprocess.run(command(out), env=environment, check=True, capture_output=True)
     files = [(tmp_path / out / "2-fire.smidgen").read_bytes() for out in ("killed", "whole")]
     assert files[0] == files[1]
+    assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_two_runs_do_not_share_a_folder(digits: Path, dense: Path, tmp_path: Path) -> None:
+    text = continued(dense, 'method = "Prune"\nepochs = 0', tmp_path / "out")
+    with alone_in(tmp_path / "out"), pytest.raises(InputError, match="another run is at work in it; wait for that, or"):
+        run(text, digits, tmp_path / "out")
+    assert len(run(text, digits, tmp_path / "out")[0].results) == 2
 
 
 def test_what_is_finished_is_not_done_again(digits: Path, dense: Path, tmp_path: Path) -> None:

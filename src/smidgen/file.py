@@ -8,9 +8,9 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,16 @@ from smidgen.container import REASONS, open_header, text_of
 from smidgen.errors import FormatError, InputError, WeightError
 from smidgen.label import parse_labels, text_of_labels
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "FAST",
     "SMALLEST",
     "TensorInfo",
+    "alone_in",
     "codecs_named",
     "file_size",
     "inspect",
@@ -487,6 +493,30 @@ def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of a folder, until this one ends, however it ends; where the system has no such locks, not.
+
+    Raises:
+        InputError: another run is in it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise InputError(f"{folder}: another run is at work in it; wait for that, or give another folder") from None
+    except OSError:  # network file systems without locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def remove_torn(path: Path) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from smidgen import distributed
 from smidgen.archive import open_archive
 from smidgen.code import Code
 from smidgen.errors import InputError, ModelError, RecipeError
-from smidgen.file import replace_file
+from smidgen.file import alone_in, remove_torn, replace_file
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train.families.train import Train
 from smidgen.train.files import archive_of, named_right, rebuilt_archive_of
@@ -148,7 +148,7 @@ def train(
 
     Raises:
         RecipeError: the recipe cannot be read, does not fit, or is not the one that ``out`` was begun with.
-        InputError: the pictures cannot be used, or ``out`` cannot be written.
+        InputError: the pictures cannot be used, ``out`` cannot be written, or another run is at work in it.
         ModelError: the network cannot be trained, or training diverged.
     """
     text, data, out = Recipe.read(str(name)), Path(data), Path(out)
@@ -169,9 +169,19 @@ def train(
         reporter.say(f"none to measure on of {missing}: accuracy is that of the other classes")
     network = replace(network, preprocessing=told or measured(pictures.training, size))
     teacher = named(recipe.teacher) if recipe.teacher else None
-    run = _Run(recipe, network, pictures, out, reporter, teacher)
-    run.take_up(before, text)
-    return run.outcome()
+    with alone_in(out) if distributed.is_first() else nullcontext():
+        if distributed.is_first():
+            stages = [base.with_suffix(end) for base in _bases(recipe, out) for end in (".smidgen", ".safetensors")]
+            for file in (*stages, out / CHECKPOINT, out / CURVES, out / RECIPE):
+                remove_torn(file)
+        run = _Run(recipe, network, pictures, out, reporter, teacher)
+        run.take_up(before, text)
+        return run.outcome()
+
+
+def _bases(recipe: Recipe, out: Path) -> list[Path]:
+    """The files of each stage, without their endings."""
+    return [out / f"{number}-{stage.name}" for number, stage in enumerate(recipe.stages, 1)]
 
 
 def _before(out: Path) -> Recipe | None:
@@ -328,7 +338,7 @@ class _Run:
 
     def _stage(self, number: int, stage: Stage) -> None:
         """One stage, or the state that it led to when it was done before."""
-        base = self.out / f"{number}-{stage.name}"
+        base = _bases(self.recipe, self.out)[number - 1]
         state = base.with_suffix(".safetensors")
         seeded(self.recipe.seed, number)
         with _of(stage):
