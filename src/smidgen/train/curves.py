@@ -30,17 +30,19 @@ def draw(outcome: Outcome, path: Path) -> bool:
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     if outcome.start is not None:
-        above.axhline(outcome.start, color="grey", linestyle="--", label=f"before: {outcome.start:.2f} %")
+        above.axhline(outcome.start, color="grey", linestyle="--")
+        beside = {"transform": above.get_yaxis_transform(), "va": "bottom", "fontsize": 8}
+        above.text(0.01, outcome.start, f"before: {outcome.start:.2f} %", **beside)
     done = 0
     for result in outcome.results:
         count = sum(epoch.stage == result.stage for epoch in outcome.epochs)
         above.plot([done + count], [result.accuracy], "k*")
-        above.annotate(f"{result.stage}\n{result.bytes:,} B", (done + count, result.accuracy), fontsize=8)
         done += count
+        along = {"transform": above.get_xaxis_transform(), "rotation": 90, "ha": "right", "va": "bottom", "fontsize": 8}
+        above.text(done + 0.45, 0.02, f"{result.stage}, {result.bytes:,} bytes", **along)
         for axes in (above, below):
             axes.axvline(done + 0.5, color="grey", linewidth=0.5)
-    if outcome.start is not None:
-        above.legend(loc="lower right")
     below.set_xlabel("epochs")
+    below.xaxis.get_major_locator().set_params(integer=True)
     replace_file(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
     return True
