@@ -142,3 +142,8 @@ def pair() -> Scores:
 
 def image() -> Scores:
     return scores("image")
+
+
+def chances() -> nn.Module:
+    """A network that gives probabilities."""
+    return nn.Sequential(small(), nn.Softmax(1))

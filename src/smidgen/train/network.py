@@ -125,7 +125,7 @@ def check(network: Given, pictures: Pictures, inputs: Tensor, what: str) -> None
         what: it is, in messages.
 
     Raises:
-        ModelError: it fails, or gives other than scores of shape (n, classes).
+        ModelError: it fails, or gives other than scores of shape (n, classes), such as probabilities.
         RecipeError: it has other classes.
     """
     module = copy.deepcopy(network.module).eval()
@@ -141,6 +141,8 @@ def check(network: Given, pictures: Pictures, inputs: Tensor, what: str) -> None
         raise RecipeError(
             f"{what}: answers for {scores.shape[1]} classes, but there are {len(pictures.labels)} folders"
         )
+    if bool((scores >= 0).all()) and torch.allclose(scores.sum(1), torch.ones(len(scores)), atol=1e-4):
+        raise ModelError(f"{what}: gives probabilities (a softmax comes last?); training needs the scores before them")
     ids = [label.id for label in pictures.labels]
     if network.labels and [label.id for label in network.labels] != ids:
         raise RecipeError(f"{what}: has other classes than the pictures, or in another order")
