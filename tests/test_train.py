@@ -315,7 +315,7 @@ def test_training_that_diverges(digits: Path, tmp_path: Path) -> None:
         ("few", RecipeError, "answers for 7 classes, but there are 10 folders"),
         ("pair", ModelError, "gives tuple, and not scores"),
         ("image", ModelError, "gives .2, 10, 1., and not scores"),
-        ("chances", ModelError, "gives probabilities .a softmax comes last...; training needs the scores before them"),
+        ("chances", ModelError, "gives probabilities .a softmax comes last..; training needs the scores before them"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_before_it_is_trained(
