@@ -140,6 +140,15 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
         ],
         [Signs(0, 1), SignsConvolution(1, 2, 0, 1, 3, (2, 3), (1, 2), top=1, left=1)],
     )
+    many_signed = program_of(  # so many that they are packed where the processor counts bits
+        [
+            SQUARE,
+            {**SQUARE, "channels": 38, "scale": 0.01},
+            {**SQUARE, "channels": 10, "zero": 0, "scale": 1.0},
+            {**SQUARE, "channels": 20, "scale": 0.2},
+        ],
+        [Convolution(0, 1, 2, NO_RECORD, (1, 1)), Signs(1, 2), SignsConvolution(2, 3, 0, 1, 38, (2, 3), top=1, left=1)],
+    )
     return {
         "wide": (wide, wide_records),
         "convolutions": (convolutions, [held[0], bias, *held[1:]]),
@@ -148,6 +157,14 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
         "joined": (joined, [weights(rng, shape, "trellis") for shape in ((3, 3, 1, 1), (4, 3, 3, 3), (3, 7, 4, 5))]),
         "moved": (moved, []),
         "signs": (signed, [weights(rng, (5, 3, 2, 3), "signs"), bias[:5]]),
+        "many signs": (
+            many_signed,
+            [
+                weights(rng, (20, 38, 2, 3), "signs"),
+                np.arange(20, dtype=np.float32),
+                weights(rng, (38, 3, 1, 1), "trellis"),
+            ],
+        ),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +222,41 @@ def test_what_is_known_of_pictures_and_classes_comes_back(tmp_path: Path, quanti
         ("preprocessing", '{"height": 3}'),
         ("preprocessing", '{"height": 3, "width": 1e400, "mean": [0, 0, 0], "std": [1, 1, 1]}'),
         ("labels", "cat"),
+        ("labels", b"n01\t\xff\xfe\n"),
     ],
 )
-def test_notes_that_are_none_of_ours(tmp_path: Path, key: str, text: str) -> None:
+def test_notes_that_are_none_of_ours(tmp_path: Path, key: str, text: str | bytes) -> None:
     made = linear()
-    made.metadata_props.add(key=f"smidgen.{key}", value=text)
+    place = "~" * len(text) if isinstance(text, bytes) else text
+    made.metadata_props.add(key=f"smidgen.{key}", value=place)
     made.metadata_props.add(key="alphabet", value="abc")
-    onnx.save(made, tmp_path / "m.onnx")
+    data = made.SerializeToString()
+    if isinstance(text, bytes):
+        data = data.replace(place.encode(), text)
+    (tmp_path / "m.onnx").write_bytes(data)
     with pytest.raises(ModelError, match=r"m.onnx: its metadata smidgen.preprocessing or smidgen.labels is not what"):
         read_onnx(tmp_path / "m.onnx")
+
+
+def test_notes_of_another_network(tmp_path: Path) -> None:
+    """As where a head was replaced by other tools."""
+    archive = described_archive()
+    for changed, message in (
+        (replace(archive, labels=archive.labels[:1]), "smidgen.labels has 1 classes, but it gives 2 scores; remove it"),
+        (
+            replace(archive, preprocessing=smidgen.Preprocessing(32, 20)),
+            "smidgen.preprocessing says 32 x 20, but it takes 24 x 20; remove it",
+        ),
+    ):
+        onnx.save(changed.onnx(), tmp_path / "m.onnx")
+        with pytest.raises(ModelError, match=message):
+            read_onnx(tmp_path / "m.onnx")
+
+
+def test_labels_of_half_characters_and_numbers_of_numpy(tmp_path: Path) -> None:
+    how = smidgen.Preprocessing(24, 20, mean=tuple(np.float32([1, 2, 3])))  # type: ignore[arg-type]
+    archive = replace(described_archive(), preprocessing=how)
+    onnx.save(archive.onnx(), tmp_path / "m.onnx")
+    assert read_onnx(tmp_path / "m.onnx").preprocessing == smidgen.Preprocessing(24, 20, mean=(1.0, 2.0, 3.0))
+    with pytest.raises(InputError, match="labels must be whole characters"):
+        replace(archive, labels=(smidgen.Label("n01", "\ud800"),) * 2).onnx()

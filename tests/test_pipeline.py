@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -411,6 +412,8 @@ def test_compress_in_one_call() -> None:
     with pytest.raises(smidgen.LimitError, match="not reached: 300 bytes; the nearest is") as raised:
         smidgen.compress(Net(), PICTURES, size=300, input_shape=(3, 12, 10), preprocessing=PREPROCESSING)
     assert f"{len(write(raised.value.archive)):,} bytes" in str(raised.value)  # what was found is not lost
+    again = pickle.loads(pickle.dumps(raised.value))
+    assert str(again) == str(raised.value)
     with pytest.raises(InputError, match="pictures are needed"):
         smidgen.compress(Net(), size=300)
     with pytest.raises(InputError, match="one of plan, size and max_drop"):

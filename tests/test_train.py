@@ -373,16 +373,25 @@ def test_a_damaged_checkpoint_is_told(digits: Path, dense: Path, tmp_path: Path)
     assert any("checkpoint.safetensors: damaged, or of another stage; prune begins anew" in line for line in said)
 
 
-@pytest.mark.parametrize(("method", "undoes"), [("Squeeze", False), ("Prune", True)])
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [
+        ("Cluster", 'method = "Squeeze"', None),
+        ("Cluster", 'method = "Prune"', "prune: makes floats again of weights that cluster made few values of, such as "
+         "left.weight; put it before cluster"),
+        ("Cluster", 'method = "Squeeze"\nkeep = ["last.*"]', "squeeze: leaves out weights that cluster made few values "
+         "of, such as last.weight; in its file they are floats"),
+        ("Train", 'method = "Prune"', None),
+    ],
+)  # fmt: skip
 def test_a_stage_that_undoes_another_is_told(
-    method: str, undoes: bool, digits: Path, dense: Path, tmp_path: Path
+    first: str, second: str, line: str | None, digits: Path, dense: Path, tmp_path: Path
 ) -> None:
-    text = continued(dense, 'method = "Cluster"\nlevels = 4\nkeep = ["first.*"]\nepochs = 0', tmp_path / "out")
+    before = 'levels = 4\nkeep = ["first.*"]' if first == "Cluster" else "bits = 8"
+    text = continued(dense, f'method = "{first}"\n{before}\nepochs = 0', tmp_path / "out")
     said: list[str] = []
-    more = f'[[stage]]\n{LATER}epochs = 0\nmethod = "{method}"\n'
-    run(text + more, digits, tmp_path / "out", Reporter(say=said.append))
-    line = "prune: makes floats again of weights that cluster made few values of; it belongs before"
-    assert (line in said) == undoes
+    run(f"{text}[[stage]]\n{LATER}epochs = 0\n{second}\n", digits, tmp_path / "out", Reporter(say=said.append))
+    assert [told for told in said if " made few values of" in told] == ([line] if line else [])
 
 
 def test_a_class_that_is_not_measured_is_told(digits: Path, tmp_path: Path) -> None:

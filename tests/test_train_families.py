@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import hypothesis
 import numpy as np
@@ -25,7 +27,7 @@ from smidgen.train.families.cluster import Attended, Cluster, Shared
 from smidgen.train.families.prune import Prune
 from smidgen.train.families.quantize import Grid, Quantize, Stepped, _OnGrid
 from smidgen.train.families.squeeze import Rated, Squeeze
-from smidgen.train.family import original, parametrized, steps_of
+from smidgen.train.family import Family, parametrized, steps_of
 from smidgen.train.recipe import Recipe
 from smidgen.zoo import build
 
@@ -94,32 +96,56 @@ def test_weights_that_were_never_on_a_grid_have_no_step() -> None:
     assert not steps_of(torch.randn(8, 100, generator=torch.Generator().manual_seed(0)), -128, 127).any()
 
 
-def test_a_second_stage_goes_on_with_the_grids_of_the_first() -> None:
-    """Weights and activations come out of it untrained as they went in; with other bits there are other grids."""
+def layers_with(family: Quantize | Squeeze, layers: nn.Sequential, before: Family | None, part: float) -> list[Any]:
+    """Convolutions after an untrained stage, whose steps become a part of what they were."""
+    family.restructure(layers)
+    family.begin(layers, PICTURES, before)
+    for _, _, found in parametrized(layers, (Stepped, Rated)):
+        with torch.no_grad():
+            for step in found.parameters():
+                step.mul_(part)
+    family.finish(layers)
+    return [layer.weight.detach().clone() for layer in layers[::2]]
+
+
+@pytest.mark.parametrize(
+    ("family", "other"), [(Quantize(bits=2, activations=2), Quantize(bits=4, activations=3)), (Squeeze(bits=2), None)]
+)
+def test_a_second_stage_goes_on_with_the_grids_of_the_first(family: Quantize | Squeeze, other: Quantize | None) -> None:
+    """Weights come out of it untrained as they went in; with other bits there are other grids."""
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    layers(PICTURES)
+    first = layers_with(family, layers, None, 0.9)
+    grid = getattr(layers[2], "input_grid", None)
+    for one, same in zip(first, layers_with(family, layers, family, 1.0), strict=True):
+        torch.testing.assert_close(one, same, rtol=2e-3, atol=1e-6)
+    assert getattr(layers[2], "input_grid", None) is grid
+    assert not torch.allclose(first[0], layers_with(family, layers, Prune(), 1.0)[0], rtol=2e-3)
+    if other:
+        new = layers_with(other, copy.deepcopy(layers), None, 1.0)
+        torch.testing.assert_close(layers_with(other, layers, family, 1.0)[1], new[1])
+        assert layers[2].get_submodule("input_grid") is not grid
 
-    def staged(family: Quantize | Squeeze, part: float) -> list[torch.Tensor]:
-        family.restructure(layers)
-        family.begin(layers, PICTURES)
-        for _, layer, found in parametrized(layers, (Stepped, Rated)):
-            with torch.no_grad():  # as training would
-                for step in found.parameters():
-                    step.sub_((1 - part) * step)
-            if part == 1 and isinstance(found, Stepped) and layer is layers[2]:
-                layer.weight.sum().backward()
-                assert bool((original(layer).grad != 0).all())  # those at the ends of the grid move, too
-        family.finish(layers)
-        return [layer.weight.detach().clone() for layer in layers[::2]]
 
-    for family in (Quantize(bits=2, activations=2), Squeeze(bits=2)):
-        first = staged(family, 0.9)
-        grid = layers[2].get_submodule("input_grid")
-        for one, other in zip(first, staged(family, 1.0), strict=True):
-            torch.testing.assert_close(one, other, rtol=2e-3, atol=1e-6)
-        assert layers[2].get_submodule("input_grid") is grid
-    staged(Quantize(bits=3, activations=3), 1.0)
-    assert layers[2].get_submodule("input_grid") is not grid
+def test_weights_at_the_ends_of_a_known_grid_are_trained() -> None:
+    weight = torch.tensor([[-2.0, -1.0, 0.0, 1.0]], requires_grad=True)
+    Stepped(weight, 2, known=True)(weight).sum().backward()
+    assert weight.grad is not None
+    assert bool((weight.grad != 0).all())
+
+
+def test_grids_begin_with_what_activations_are_without_them() -> None:
+    """Also behind others that have not begun, which must not change what passes."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Conv2d(3, 3, 1, bias=False) for _ in range(4)))
+    wanted = [PICTURES]
+    for layer in layers:
+        wanted.append(layer(wanted[-1]).detach())
+    family = Quantize(bits=4, activations=4)
+    family.restructure(layers)
+    family.begin(layers, PICTURES)
+    for place in (1, 2):
+        step = 2 * float(wanted[place].abs().mean()) / math.sqrt(7)
+        assert float(layers[place].get_submodule("input_grid").step.detach()) == pytest.approx(step, rel=1e-4)
 
 
 @pytest.mark.parametrize("ends", [(0.0, 3.0), (-2.0, 1.0)])

@@ -4,7 +4,7 @@
 
 enum {
     PIXELS = 48,  /* of an output row at once */
-    SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535 + 3 x 255 */
+    SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535; two pixels as one ask first */
 };
 
 /* Whether the pixels under a row of the kernel are fetched from the first to the last one's, or place by place. */
@@ -124,6 +124,7 @@ static void add_differences(const smidgen_network *n, const smidgen_operation *o
             for (uint32_t k = i; k < i + rows; k++)
                 to = fetch(n, in, (int64_t)p->y * o->stride_height + k * o->dilation_height - o->top, left,
                            whole ? 1 : stride, count, to);
+            __builtin_memset(to, 0, SMIDGEN_MORE);
             const uint8_t *weights = block->weights + (i * (shape->columns / columns) + j / columns) * each;
             (shape->packed ? n->kernels.packed_differences : n->kernels.differences)(sums, weights, &fetched, shape->width);
         }

@@ -6,7 +6,7 @@
 
 SMIDGEN_FOR("avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vpopcntdq,bmi2")
 
-enum { TOGETHER = 8, EIGHTS = 2048 }; /* pixels; and the most times 8 fours of inputs, of which 4 x fours <= 65535 */
+enum { TOGETHER = 8, EIGHTS = 2048 }; /* pixels; and the most times 8 fours: a program's have 4 x fours <= 65535 */
 
 /* (input ^ weight) & mask */
 enum { DIFFER_WHERE = 0x28 };

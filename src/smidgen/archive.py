@@ -56,6 +56,8 @@ class Preprocessing:
             raise InputError("preprocessing: mean and std must be three finite numbers each")
         if 0 in self.std:
             raise InputError("preprocessing: std must not be zero")
+        for name in ("mean", "std"):  # numbers of NumPy are no JSON
+            object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -73,7 +73,7 @@ class LimitError(InputError):
         archive: the nearest that was found, an ``Archive``; None if time was up before the first.
     """
 
-    def __init__(self, message: str, archive: Any) -> None:
+    def __init__(self, message: str, archive: Any = None) -> None:
         super().__init__(message)
         self.archive = archive
 

@@ -61,12 +61,13 @@ class Family:
     def restructure(self, module: nn.Module) -> None:
         """Changes which layers there are, in place, whatever their weights. Later stages find it so."""
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Makes weights parametrized, from what they are now.
 
         Args:
             module: restructured.
             pictures: inputs of the network, to see what activations are.
+            before: what the stage before this one did, if there was one; another of its kind goes on with its grids.
         """
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:

@@ -24,6 +24,7 @@ from smidgen.errors import InputError, ModelError, RecipeError
 from smidgen.file import alone_in, remove_torn, replace_file
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train.families.train import Train
+from smidgen.train.family import Family
 from smidgen.train.files import archive_of, named_right, rebuilt_archive_of
 from smidgen.train.fold import fit_
 from smidgen.train.loop import Epoch, Lesson, Teacher, accuracy, best_device, inputs, learn
@@ -269,16 +270,22 @@ class _Run:
                 seeded(self.recipe.seed, number)
                 stage.family.restructure(module)
                 module.to(self.device)
-                stage.family.begin(module, seen)
+                stage.family.begin(module, seen, self._before(number))
                 module.to(self.device)
                 codes = stage.family.finish(module)
-            undone = sorted({before for name, before in coded.items() if name not in codes})
+            undone = [name for name in coded if name not in codes]
             if undone:
+                what = "leaves out" if codes else "makes floats again of"
                 self.reporter.say(
-                    f"{stage.name}: makes floats again of weights that {' and '.join(undone)} made few values of; "
-                    "it belongs before"
+                    f"{stage.name}: {what} weights that {coded[undone[0]]} made few values of, such as {undone[0]}; "
+                    + ("in its file they are floats" if codes else f"put it before {coded[undone[0]]}")
                 )
-            coded = dict.fromkeys(codes, stage.name)
+            # what Train writes in few bits it trains as floats
+            coded = {} if isinstance(stage.family, Train) else dict.fromkeys(codes, stage.name)
+
+    def _before(self, number: int) -> Family | None:
+        """What the stage before this one does."""
+        return self.recipe.stages[number - 2].family if number > 1 else None
 
     def _check(self, network: Given, teacher: Given | None) -> None:
         """Finds out before hours of training what would not work after them."""
@@ -389,7 +396,8 @@ class _Run:
                 f"stage {stage.name}: a batch of {stage.schedule.batch} for {distributed.size()} processes"
             )
         with _of(stage):
-            stage.family.begin(self.module, inputs(shown(self.pictures.training), self.preprocessing, self.device))
+            seen = inputs(shown(self.pictures.training), self.preprocessing, self.device)
+            stage.family.begin(self.module, seen, self._before(number))
         self.module.to(self.device)
         distributed.share([*self.module.parameters(), *(b for b in self.module.buffers() if b.is_floating_point())])
         teacher = self.named_teacher or (None if isinstance(stage.family, Train) else self.teacher)

@@ -145,7 +145,7 @@ class Binarize(Family):
         for layer in self.inner(module).values() if self.activations else ():
             put_before_(layer, SIGN, Sign(self.gradient))
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Makes the weights of the inner layers signs."""
         if self.activations:
             for name, seen in seen_inputs(module, self.inner(module), pictures, SIGN).items():

@@ -125,7 +125,7 @@ class Cluster(Family):
         check_flag(self, "differentiable")
         check_number(self, "temperature", 100)
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Folds normalization, and finds the codebooks."""
         fold_normalization_(module, pictures)
         for layer in self.layers(module).values():

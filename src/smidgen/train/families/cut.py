@@ -59,7 +59,7 @@ class Cut(Family):
         check_number(self, "multiply_adds", 1.0)
         check_int(self, "align", 1, 1024)
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Cuts."""
         device = pictures.device
         archive = from_module(module.cpu().eval(), tuple(pictures.shape[1:]))

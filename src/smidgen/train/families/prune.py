@@ -87,7 +87,7 @@ class Prune(Family):
         check_choice(self, "scope", ("layer", "global"))
         self._method(self.density)
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Masks every weight; nothing is pruned yet."""
         del pictures
         for layer in self.layers(module).values():

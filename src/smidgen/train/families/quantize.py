@@ -54,15 +54,17 @@ def _within(values: Tensor, ideal: Tensor, ends: tuple[float, float]) -> Tensor:
 
 
 class Stepped(nn.Module):
-    """A weight on a grid with a trained step for each output; where it lies on one of so few points, that is kept."""
+    """A weight on a grid with a trained step for each output: that of the grid where it lies, if it is ``known`` to."""
 
-    def __init__(self, weight: Tensor, bits: int) -> None:
+    def __init__(self, weight: Tensor, bits: int, known: bool = False) -> None:
         super().__init__()
         self.low, self.high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
         rows = weight.detach().reshape(len(weight), -1)
-        new = 2 * rows.abs().mean(1).clamp(min=1e-8) / math.sqrt(self.high)
-        known = steps_of(rows, self.low, self.high)
-        self.step = nn.Parameter(torch.where(known > 0, WIDER * known, new))
+        steps = 2 * rows.abs().mean(1).clamp(min=1e-8) / math.sqrt(self.high)
+        if known:
+            found = steps_of(rows, self.low, self.high)
+            steps = torch.where(found > 0, WIDER * found, steps)
+        self.step = nn.Parameter(steps)
         self.slowness = 1 / math.sqrt(rows.shape[1] * self.high)
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -104,6 +106,8 @@ class Grid(nn.Module):
         """The nearest points of the grid."""
         low, high = float(self.get_buffer("low")), float(self.get_buffer("high"))
         if not self.training:
+            if not float(self.step.detach()):  # activations are looked at before it begins
+                return x
             step = _slowed(self.step, 1.0).detach()
             return (x / step).round().clamp(low, high) * step
         step = _slowed(self.step, 1 / math.sqrt(x[0].numel() * high))
@@ -116,8 +120,8 @@ class Quantize(Family):
     """Trains weights and activations on grids of few points; the step of each is trained like a weight.
 
     Weights have a step for each output, activations one for each layer's input. The first layer and the last, where
-    every bit counts and few bytes are, have ``edges`` bits, and their inputs are left as they are. A stage after
-    another of as many bits goes on with its grids.
+    every bit counts and few bytes are, have ``edges`` bits, and their inputs are left as they are. A stage right
+    after another of as many bits goes on with its grids.
 
     Args:
         bits: of weights, 2..8.
@@ -149,7 +153,7 @@ class Quantize(Family):
             if not isinstance(there, Grid) or there.bits != self.activations:
                 put_before_(layer, GRID, Grid(self.activations))
 
-    def begin(self, module: nn.Module, pictures: Tensor) -> None:
+    def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
         """Lays the grids, by what weights and activations are."""
         layers, within = self.layers(module), self.inner(module)
         if self.activations:
@@ -158,7 +162,8 @@ class Quantize(Family):
         for name, layer in layers.items():
             bits = self.bits if name in within else self.edges
             if bits:
-                parametrize.register_parametrization(layer, "weight", Stepped(layer.weight, bits))
+                known = isinstance(before, Quantize) and bits == (before.bits if name in within else before.edges)
+                parametrize.register_parametrization(layer, "weight", Stepped(layer.weight, bits, known))
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
         """The symbols, and their steps."""
