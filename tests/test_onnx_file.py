@@ -8,13 +8,17 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import smidgen
-from smidgen.errors import InputError, ModelError, WeightError
-from smidgen.onnx_file import read_onnx
+from smidgen.arrange import layer_weights
+from smidgen.code import Code
+from smidgen.errors import InputError, ModelError, PlanError, WeightError
+from smidgen.onnx_file import archive_of, read_onnx
+from smidgen.plan import Plan
 from smidgen.read import from_module
 from smidgen.run.int8 import quantize
 
@@ -260,3 +264,51 @@ def test_labels_of_half_characters_and_numbers_of_numpy(tmp_path: Path) -> None:
     assert read_onnx(tmp_path / "m.onnx").preprocessing == smidgen.Preprocessing(24, 20, mean=(1.0, 2.0, 3.0))
     with pytest.raises(InputError, match="labels must be whole characters"):
         replace(archive, labels=(smidgen.Label("n01", "\ud800"),) * 2).onnx()
+
+
+def layers_of_any_name() -> smidgen.Archive:
+    """A table that is looked up, a matrix that is turned before it is used, a plain one, and what is no layer's."""
+    nodes = [
+        helper.make_node("Gather", ["17", "ids"], ["a"]),
+        helper.make_node("Add", ["a", "mask"], ["b"]),
+        helper.make_node("Transpose", ["turned"], ["t"]),
+        helper.make_node("MatMul", ["b", "t"], ["c"]),
+        helper.make_node("Gemm", ["c", "B.w"], ["y"]),
+    ]
+    rng = np.random.default_rng(0)
+    shapes = {"17": (9, 6), "mask": (4, 6), "turned": (5, 6), "B.w": (5, 4)}
+    fixed = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), n) for n, shape in shapes.items()]
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [4])
+    graph = helper.make_graph(nodes, "g", [ids], [value("y", 4, 4)], fixed)
+    return archive_of(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+@pytest.mark.parametrize("name", sorted(set(Plan.shipped()) - {"lossless", "squeezenet1_1"}))
+def test_plans_find_layers_whatever_their_weights_are_called(name: str) -> None:
+    archive = layers_of_any_name()
+    assert layer_weights(archive) == ["17", "turned", "B.w"]
+    done = smidgen.compress(archive, plan=name)
+    changed = [n for n, t in done.tensors.items() if isinstance(t, Code) or not np.array_equal(t, archive.tensors[n])]
+    assert changed == ["17", "turned", "B.w"]
+
+
+def test_names_that_are_too_long_are_cut(tmp_path: Path) -> None:
+    names = [("/merged;" * 45) + end for end in ("one", "zwö")]
+    nodes = [helper.make_node("MatMul", ["x", names[0]], ["t"]), helper.make_node("MatMul", ["t", names[1]], ["y"])]
+    fixed = [numpy_helper.from_array(WEIGHT, names[0]), numpy_helper.from_array(WEIGHT[:4, ::-1].copy(), names[1])]
+    onnx.save(model(nodes, fixed), tmp_path / "m.onnx")
+    archive = read_onnx(tmp_path / "m.onnx")
+    assert [len(name) for name in archive.tensors] == [200, 202]
+    x = np.ones((2, 6), np.float32)
+    running = onnxruntime.InferenceSession(smidgen.open(saved(archive, tmp_path)).onnx().SerializeToString())
+    (answer,) = running.run(None, {"x": x})
+    np.testing.assert_allclose(answer, x @ WEIGHT @ WEIGHT[:4, ::-1], rtol=1e-5)
+
+
+def test_a_network_without_layers_has_no_plan() -> None:
+    nodes = [helper.make_node("Add", ["x", "w"], ["y"])]
+    archive = archive_of(model(nodes, [numpy_helper.from_array(WEIGHT, "w")], inputs=[value("x", 6, 4)]))
+    with pytest.raises(
+        PlanError, match="none of the 1 weights is a layer's, or they are integers; match others by name"
+    ):
+        smidgen.compress(archive, plan="int8")

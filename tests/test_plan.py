@@ -9,7 +9,7 @@ from methods_contract import CONFIGURATIONS
 
 from smidgen.errors import PlanError
 from smidgen.methods import Prune, Quantize
-from smidgen.plan import Plan
+from smidgen.plan import LAYERS, Plan
 
 TEXT = """
 [[step]]
@@ -55,7 +55,7 @@ def table(body: str) -> str:
         ("speed = 1", ["unknown key 'speed'", "[[step]]"]),
         ("step = 1", ["[[step]] tables"]),
         ("step = [1]", ["[[step]] tables"]),
-        (table('method = "Prune"'), ["step 2", "match is missing"]),
+        (table('mach = "*"\nmethod = "Prune"'), ["step 2", "no field 'mach'"]),
         (table('match = ""\nmethod = "Prune"'), ["step 2", "match is ''"]),
         (table('match = "*"'), ["step 2", "method is missing"]),
         (table('match = "*"\nmethod = 3'), ["step 2", "method is 3"]),
@@ -106,3 +106,9 @@ def test_shipped_plans_parse_and_others_are_refused() -> None:
         Plan.find(name)
     with pytest.raises(PlanError, match=r"nowhere\.toml: no such file.*lossless"):
         Plan.find("nowhere.toml")
+
+
+def test_a_step_without_match_is_for_layers() -> None:
+    plan = Plan.parse('[[step]]\nmethod = "Prune"')
+    assert plan == Plan(((LAYERS, Prune()),))
+    assert plan.dumps() == '[[step]]\nmethod = "Prune"\n'

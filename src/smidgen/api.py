@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.archive import Archive, Label, Preprocessing
+from smidgen.arrange import layer_weights
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError, LimitError
 from smidgen.examples import Examples, examples_from, examples_in
@@ -117,4 +118,5 @@ def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pi
 
 def compress_by_plan(archive: Archive, plan: Plan) -> Archive:
     """The archive of a network, compressed after a plan; see ``compress``."""
-    return replace(archive, tensors=transform(archive.weights(), plan), program=b"")  # that was made for other weights
+    tensors = transform(archive.weights(), plan, layers=layer_weights(archive))
+    return replace(archive, tensors=tensors, program=b"")  # that was made for other weights

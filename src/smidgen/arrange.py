@@ -16,7 +16,7 @@ from smidgen.errors import ModelError
 from smidgen.network import constant_node
 from smidgen.run.onnx_graph import STANDARD, graphs_of, inner_graphs
 
-__all__ = ["WIDE", "arranged", "bias_names"]
+__all__ = ["WIDE", "arranged", "bias_names", "layer_weights"]
 
 OUTLIER = 10.0
 """Weights beyond so many times the root mean square of the others are outliers."""
@@ -26,6 +26,15 @@ WIDE = 8192
 
 _VIEWS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast")
 _RECURRENT = ("LSTM", "GRU", "RNN")
+_LAYERS = {
+    "Conv": (1,),
+    "ConvTranspose": (1,),
+    "Gemm": (0, 1),
+    "MatMul": (0, 1),
+    "Gather": (0,),
+    **dict.fromkeys(_RECURRENT, (1, 2)),
+}
+"""Operators that are layers, and which of their inputs are weights."""
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
 
@@ -52,6 +61,34 @@ def arranged(archive: Archive) -> Archive:
     work.fold_normalization()
     work.turn()
     return work.archive()
+
+
+def layer_weights(archive: Archive) -> list[str]:
+    """The names of the weights that layers multiply with or look up, directly or as another view of them; where there
+    is no graph, of all floats of two and more axes.
+
+    Example:
+        >>> from torch import nn
+        >>> from smidgen.read import from_module
+        >>> network = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2))
+        >>> layer_weights(from_module(network, (4,)))
+        ['0.weight', '3.weight']
+    """
+    floats = {name for name, t in archive.tensors.items() if np.issubdtype(_plain(t).dtype, np.floating)}
+    graph = onnx.load_from_string(archive.graph).graph
+    if not graph.output:
+        return [name for name in archive.tensors if name in floats and _plain(archive.tensors[name]).ndim > 1]
+    shown = {name: name for name in floats}
+    found = set()
+    for node in (node for inner in graphs_of(graph) for node in inner.node if node.domain in STANDARD):
+        if node.op_type in _VIEWS and node.input[0] in shown:
+            shown[node.output[0]] = shown[node.input[0]]
+        found |= {
+            shown[node.input[place]]
+            for place in _LAYERS.get(node.op_type, ())
+            if place < len(node.input) and node.input[place] in shown
+        }
+    return [name for name in archive.tensors if name in found]
 
 
 def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:

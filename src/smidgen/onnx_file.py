@@ -23,6 +23,9 @@ __all__ = ["archive_of", "read_onnx"]
 SMALLEST_WEIGHT = 8
 """Constants of fewer numbers stay in the graph."""
 
+LONGEST = 200
+"""Bytes of a name; longer ones, which files cannot have, are cut. Some converters join those of all that they merge."""
+
 OLDEST = 9
 
 
@@ -63,7 +66,7 @@ def archive_of(model: onnx.ModelProto) -> Archive:
     """The archive of a whole ONNX model, which is used up.
 
     Constants of eight and more numbers become weights, wherever in the graph they are, under the names that they have
-    there; equal ones are kept once.
+    there (the first ``LONGEST`` bytes); equal ones are kept once.
 
     Raises:
         ModelError: operators too old, a tensor of a type that cannot be kept, or metadata that only look like ours.
@@ -158,6 +161,7 @@ class _Weights:
             return self.equal[key]
         if array.dtype.kind == "f" and not np.isfinite(array).all() and not _mask(array):
             raise WeightError(f"{name}: holds NaN or infinity")
+        name = name.encode()[:LONGEST].decode(errors="ignore")
         free, number = name, 1
         while free in self.arrays:
             number += 1

@@ -12,9 +12,12 @@ from typing import Any
 from smidgen.errors import PlanError
 from smidgen.methods import METHODS, Method
 
-__all__ = ["Plan"]
+__all__ = ["LAYERS", "Plan"]
 
 SHIPPED = Path(__file__).parent / "plans"
+
+LAYERS = "(layers)"
+"""In place of a pattern: what layers multiply with or look up, whatever its name. In TOML a step without ``match``."""
 
 
 @dataclass(frozen=True)
@@ -24,22 +27,22 @@ class Plan:
     A weight that has become a code is finished, and later steps pass it by: specific patterns first, then general ones.
 
     Args:
-        steps: each ``(pattern, method)``; none at all keeps every weight without loss.
+        steps: each ``(pattern, method)``, or ``(LAYERS, method)`` for the weights of all convolutions, linear and
+            recurrent layers and embeddings; none at all keeps every weight without loss.
 
     Raises:
         PlanError: a step that is not a pattern with a method.
 
     Example:
         >>> from smidgen.methods import Prune, Quantize
-        >>> plan = Plan((("*.weight", Prune(0.3)), ("*", Quantize(bits=5))))
+        >>> plan = Plan((("head.*", Prune(0.3)), (LAYERS, Quantize(bits=5))))
         >>> print(plan.dumps())
         [[step]]
-        match = "*.weight"
+        match = "head.*"
         method = "Prune"
         density = 0.3
         <BLANKLINE>
         [[step]]
-        match = "*"
         method = "Quantize"
         bits = 5
         <BLANKLINE>
@@ -123,6 +126,7 @@ class Plan:
 
 def _step(entry: dict[str, Any], where: str) -> tuple[str, Method]:
     """One table of the TOML as a step."""
+    entry = {"match": LAYERS, **entry}
     for key in ("match", "method"):
         if not isinstance(entry.get(key), str) or not entry[key]:
             found = f"is {entry[key]!r}" if key in entry else "is missing"
@@ -159,7 +163,8 @@ def _fields(kind: type[Method]) -> dict[str, Any]:
 def _dump(pattern: str, method: Method) -> str:
     values = {name: getattr(method, name) for name, default in _fields(type(method)).items()}
     changed = {name: value for name, value in values.items() if value != _fields(type(method))[name]}
-    entries = {"match": pattern, "method": type(method).__name__, **changed}
+    where = {} if pattern == LAYERS else {"match": pattern}
+    entries = {**where, "method": type(method).__name__, **changed}
     return "[[step]]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in entries.items())
 
 

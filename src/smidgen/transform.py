@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from functools import partial
@@ -16,7 +16,7 @@ from smidgen.code import Code, Stats
 from smidgen.errors import PlanError, WeightError
 from smidgen.methods import Method
 from smidgen.methods.base import checked
-from smidgen.plan import Plan
+from smidgen.plan import LAYERS, Plan
 
 __all__ = ["transform"]
 
@@ -24,7 +24,10 @@ Weights = dict[str, Code | NDArray[Any]]
 
 
 def transform(
-    weights: Mapping[str, NDArray[Any]], plan: Plan, stats: Mapping[str, Stats] | None = None
+    weights: Mapping[str, NDArray[Any]],
+    plan: Plan,
+    stats: Mapping[str, Stats] | None = None,
+    layers: Collection[str] | None = None,
 ) -> dict[str, Code | NDArray[Any]]:
     """The weights after every step of the plan, under the same names and in the same order.
 
@@ -33,6 +36,8 @@ def transform(
             and those that no step matches, are handed on as they are.
         plan: the steps. A weight that has become a code is finished, and later steps pass it by.
         stats: what measuring learned, for some or all of the names.
+        layers: names of the weights that are those of layers (see ``smidgen.arrange.layer_weights``); by default all of
+            two and more axes.
 
     Returns:
         A code for every finished weight, and an array for every other one. The input is not changed.
@@ -50,9 +55,11 @@ def transform(
     """
     done: Weights = dict(weights)
     known = stats or {}
+    if layers is None:
+        layers = [name for name, weight in weights.items() if weight.ndim > 1]
     for number, (pattern, method) in enumerate(plan.steps, 1):
         where = f"step {number} ({pattern!r})"
-        live = {name: checked(weight, name) for name, weight in _live(done, pattern, where).items()}
+        live = {name: checked(weight, name) for name, weight in _live(done, pattern, layers, where).items()}
         try:
             resolved = method.resolve(live, {name: known[name] for name in live if name in known})
         except (PlanError, WeightError) as error:
@@ -63,9 +70,16 @@ def transform(
     return done
 
 
-def _live(weights: Weights, pattern: str, where: str) -> dict[str, NDArray[Any]]:
+def _live(weights: Weights, pattern: str, layers: Collection[str], where: str) -> dict[str, NDArray[Any]]:
     """The weights that match and can still be compressed."""
-    matched = {name: weight for name, weight in weights.items() if fnmatchcase(name, pattern)}
+    every = pattern == LAYERS
+    matched = {
+        name: weight for name, weight in weights.items() if (name in layers if every else fnmatchcase(name, pattern))
+    }
+    if not matched and every:
+        raise PlanError(
+            f"{where}: none of the {len(weights)} weights is a layer's, or they are integers; match others by name"
+        )
     if not matched:
         example = f"; the first of them is {next(iter(weights))!r}" if weights else ""
         raise PlanError(f"{where}: matches none of the {len(weights)} weights{example}")
