@@ -18,26 +18,30 @@ from smidgen.train.fold import fold_, foldable
 
 __all__ = ["Squeeze"]
 
-EVERY = 16
+EVERY = 4
 """Updates between two looks at how often each symbol occurs."""
 
 COUNTED, LARGEST = 15, 127
 """Symbols beyond the first are counted as it; there are none beyond the second."""
 
 GAIN = 0.02
-"""How much the price of a bit changes in one update at most; where bits are a quarter too many it does."""
+"""How much the price of a bit changes for good in one update at most; where bits are a quarter too many it does."""
+
+AT_ONCE = 8.0
+"""How much of it there is at once, for as long as bits are too many: times the part of them, a quarter at most. So it
+does not rise until it is far too high."""
 
 REACH = 12.0
 """Logarithm of the price's range in a stage of few updates."""
 
-FIRST_PRICE = 0.01
+FIRST_PRICE = 0.1
 """Loss that one bit per weight is worth at first."""
 
 RARE = 0.1
 """How often a symbol counts more than it occurs, so that one that does not has a cost."""
 
-PRICE, FIRST = "bit_price", "first_bits"
-"""Buffers of the module while it is trained: the price, and the bits for each weight at first."""
+PRICE, LASTING, FIRST = "bit_price", "lasting_price", "first_bits"
+"""Buffers of the module while it is trained: the price, what of it lasts, and the bits for each weight at first."""
 
 LEAST_FACTOR = 1e-6
 """Of a normalization, where channels that it silences have one of zero."""
@@ -156,7 +160,7 @@ class Squeeze(Family):
             rated = Rated(weight, 1.0, norms.get(layer))
             rated.lay(weight, self.step, known=isinstance(before, Squeeze))
             parametrize.register_parametrization(layer, "weight", rated)
-        for name, value in ((PRICE, FIRST_PRICE), (FIRST, _mean_bits(module))):
+        for name, value in ((PRICE, FIRST_PRICE), (LASTING, FIRST_PRICE), (FIRST, _mean_bits(module))):
             module.register_buffer(name, torch.tensor(value))
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:
@@ -167,7 +171,9 @@ class Squeeze(Family):
         first, now = float(module.get_buffer(FIRST)), _mean_bits(module)
         wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
         gain = max(GAIN, REACH * part / turn) if turn else GAIN
-        module.get_buffer(PRICE).mul_(math.exp(gain * max(-1.0, min(1.0, 4 * (now / wanted - 1)))))
+        beyond = max(-0.25, min(0.25, now / wanted - 1))
+        lasting = module.get_buffer(LASTING).mul_(math.exp(gain * 4 * beyond))
+        module.get_buffer(PRICE).copy_(lasting * math.exp(AT_ONCE * beyond))
 
     def penalty(self, module: nn.Module) -> Tensor:
         """The price of all bits."""
@@ -187,7 +193,7 @@ class Squeeze(Family):
         codes = {name: rated.code(original(layer)) for name, layer, rated in found}
         plain_(module)
         fold_(module, {layer: rated.norms[0] for _, layer, rated in found if rated.norms[0] is not None})
-        for name in (PRICE, FIRST):
+        for name in (PRICE, LASTING, FIRST):
             delattr(module, name)
         return codes
 
