@@ -119,6 +119,7 @@ def test_attributes_of_the_module_are_used() -> None:
             "'resnet' names no model; possible are squeezenet1_1, resnet20, squeezenet32, files that end in .smidgen",
         ),
         ("", "names no model"),
+        ("net.pth", "net.pth: what torch.save wrote may be weights alone, .* name that as package.module:function"),
         ("a:b:c", "names no model"),
         ("some-nets:plain", "names no model"),
         ("no_such_nets:plain", "failed with ModuleNotFoundError: No module named 'no_such_nets'"),

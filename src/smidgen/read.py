@@ -30,6 +30,7 @@ from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imag
 __all__ = ["call", "described", "from_module", "read_model", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
+_CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin")
 _INPUT_SHAPE = (3, 224, 224)
 
 
@@ -75,6 +76,11 @@ def read_model(spec: str) -> Archive:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
         return described(spec, call(spec))
+    if Path(spec).suffix in _CHECKPOINTS:
+        raise ModelError(
+            f"{spec}: what torch.save wrote may be weights alone, and can run code when it is opened; write a function "
+            "that builds the module and loads it, and name that as package.module:function"
+        )
     names = ", ".join((_PRETRAINED, *PRETRAINED))
     raise ModelError(
         f"{spec!r} names no model; possible are {names}, files that end in {', '.join(readers)}, and "
