@@ -156,3 +156,13 @@ def test_weights_alone_are_no_network(folder: Path) -> None:
     status, said = run("export", "w.smidgen", "--to", "onnx", "-o", "w.onnx")
     assert (status, Path("w.onnx").exists()) == (1, False)
     assert "holds only weights" in said
+
+
+def test_a_network_that_gives_more_than_classes_is_compared_by_its_outputs(folder: Path) -> None:
+    """As one that finds things in pictures."""
+    detector = from_module(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(2)), (3, 12, 12), Preprocessing(12, 12))
+    detector.save("whole.smidgen")
+    smidgen.compress(detector, plan="int8").save("small.smidgen")
+    status, said = run("evaluate", "whole.smidgen", "small.smidgen", "--data", "photos")
+    assert status == 0, said
+    assert "relative error" in said

@@ -89,11 +89,12 @@ def _ways(archive: Archive, engine: str | None) -> list[tuple[str, str]]:
 
 
 def _classifies(archive: Archive) -> bool:
-    """Whether a network takes pictures alone and gives one output, as those for which there is top-1."""
+    """Whether a network takes pictures alone and gives one score for each class, as those for which there is top-1."""
     import onnx
 
     graph = onnx.load_from_string(archive.graph).graph
-    return len(graph.input) == len(graph.output) == 1 and archive.preprocessing is not None
+    single = len(graph.input) == len(graph.output) == 1 and archive.preprocessing is not None
+    return single and all(axis.dim_value == 1 for axis in graph.output[0].type.tensor_type.shape.dim[2:])
 
 
 def _compare(
