@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,22 +347,70 @@ def test_outputs_are_told_by_what_they_are() -> None:
         kind(nn.Linear(3, 1), (3,), "probabilities")
 
 
-@pytest.mark.parametrize("kind", ["scores", "probabilities", "chances", "values"])
-def test_votes_expect_the_divergence(kind: str) -> None:
+class Finding(nn.Module):
+    """For each place two coordinates and three chances, in one tensor, as detectors are exported."""
+
+    def __init__(self, last: bool, order: int) -> None:
+        super().__init__()
+        self.layer, self.last, self.order = nn.Conv2d(3, 5, 1), last, order
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        y = torch.cat([(80 + 9 * y[:, :2]).flatten(2), y[:, 2:].sigmoid().flatten(2)][:: self.order], 1)
+        return y.transpose(1, 2) if self.last else y
+
+
+@pytest.mark.parametrize(("order", "coordinates"), [(1, (0, 2)), (-1, (3, 5))])
+@pytest.mark.parametrize("last", [False, True])
+def test_coordinates_beside_chances_are_detections(last: bool, order: int, coordinates: tuple[int, int]) -> None:
+    module = Finding(last, order)
+    model = from_module(module, (3, 5, 5)).onnx()
+    (answer,) = Engine(model)({"image": RNG.normal(size=(2, 3, 5, 5)).astype(np.float32)})
+    (output,) = outputs_of(model, [answer])
+    assert output == Output("scores", "detections", 2 if last else 1, coordinates)
+    boxes, chances = output.detections(answer)
+    assert boxes.shape == (2, 2, 25)
+    assert chances.shape == (2, 3, 25)
+    assert boxes.min() > 1
+    lost = answer.copy()
+    lost[(answer > 0.25) & (answer <= 1)] = 0.1  # all that was found is not found any more, and all boxes are as before
+    assert (agreement(output, answer, lost) == 0).all()
+    assert (divergence(output, answer, lost) > 0.05).all()
+    plain = from_module(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Flatten(2)), (3, 5, 5)).onnx()
+    assert outputs_of(plain, [answer])[0].kind == "values"  # no sigmoid made them
+
+
+ANSWERS = [
+    (Output("y", "scores", 1), lambda y: y),
+    (Output("y", "probabilities", 1), lambda y: y.softmax(1)),
+    (Output("y", "chances", 1), lambda y: y.sigmoid()),
+    (Output("y", "values", 1), lambda y: y),
+    (
+        Output("y", "detections", 1, (0, 2)),
+        lambda y: torch.cat([50 * y[:, :2], y[:, 2:].sigmoid()], 1)[..., None].repeat(1, 1, 2),
+    ),
+    (
+        Output("y", "detections", 2, (4, 6)),
+        lambda y: torch.cat([y[:, :4].sigmoid(), 50 * y[:, 4:]], 1)[:, None].repeat(1, 2, 1),
+    ),
+]
+
+
+@pytest.mark.parametrize(("output", "made"), ANSWERS)
+def test_votes_expect_the_divergence(output: Output, made: Callable[[Tensor], Tensor]) -> None:
     """Half the mean square of a vote times a small error is the divergence; and both halves agree on that."""
     from smidgen import answers
 
     torch.manual_seed(0)
-    y = torch.randn(3, 6)
-    y = y.softmax(1) if kind == "probabilities" else y.sigmoid() if kind == "chances" else y
-    error = 1e-3 * torch.randn(3, 6)
+    y = made(torch.randn(3, 6))
+    error = 1e-3 * torch.randn(y.shape)
     error = error - error.mean(1, keepdim=True)
-    output, generator = Output("y", kind, 1), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     expected = torch.zeros(3)
     for _ in range(1500):
         vote = answers.vote(output, y, generator)
         assert vote is not None
-        expected += (vote * error).sum(1).square() / 2 / 1500
+        expected += (vote * error).flatten(1).sum(1).square() / 2 / 1500
     found = divergence(output, y.double().numpy(), (y.double() + error.double()).numpy())
     np.testing.assert_allclose(expected, found, rtol=0.2)
     both = answers.divergence(output, y.double(), y.double() + error.double())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from smidgen.errors import ModelError
-from smidgen.run.outputs import Output
+from smidgen.run.outputs import COORDINATES, Output
 
 __all__ = ["divergence", "pull_back", "vote"]
 
@@ -24,12 +24,21 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
     if output.kind in ("scores", "probabilities"):
         logs = [_logs(output, y) for y in (reference, other)]
         return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    if output.kind == "detections":
+        (boxes, p), (found, q) = output.detections(reference), output.detections(other)
+        nats = _bernoulli(p, q).sum((1, 2)) / p.sum((1, 2)).clamp(min=1)
+        total: Tensor = nats.mean() + COORDINATES * divergence(Output(output.name, "values"), boxes, found)
+        return total
     if output.kind == "chances":
-        p, q = (y.clamp(1e-7, 1 - 1e-7) for y in (reference, other))
-        return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).mean()
+        return _bernoulli(reference, other).mean()
     p, q = reference.reshape(len(reference), -1), other.reshape(len(other), -1)
     square = p.square().sum(1)
     return ((p - q).square().sum(1) / 2 / torch.where(square > 0, square, torch.ones_like(square))).mean()
+
+
+def _bernoulli(reference: Tensor, other: Tensor) -> Tensor:
+    p, q = (y.clamp(1e-7, 1 - 1e-7) for y in (reference, other))
+    return p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
 
 
 def _logs(output: Output, y: Tensor) -> Tensor:
@@ -67,6 +76,13 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
         p = moved.clamp(min=1e-12)
         return _class_vote(p.log(), generator).div(p).div(positions**0.5).movedim(-1, output.axis)
     signs: Tensor = (torch.randint(0, 2, y.shape, generator=generator) * 2 - 1).to(y.dtype)
+    if output.kind == "detections":
+        boxes, p = output.detections(y)
+        weights = (p * (1 - p)).clamp(min=1e-6).mul(p.sum((1, 2), keepdim=True).clamp(min=1)).rsqrt()
+        length = boxes.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1)
+        parts = [COORDINATES**0.5 / length * torch.ones_like(boxes), weights]
+        told = torch.cat(parts if output.coordinates[0] == 0 else parts[::-1], 1)
+        return signs * told.reshape(y.swapaxes(output.axis, 1).shape).swapaxes(output.axis, 1)
     if output.kind == "chances":
         return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
     length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()

@@ -129,7 +129,8 @@ def _compare(
     echo_table(header, cells)
     click.echo(
         f"{rows[0][2].examples:,} examples from {data}, against {files[0]}. Divergence: KL in nats, of values half the "
-        "squared error relative to the square; agreement: of classes or sides of one half, of values the cosine."
+        "squared error relative to the square; agreement: of classes or sides of one half, of detections the part of "
+        "those that one of both finds (a chance above 0.25) that both find, of values the cosine."
     )
 
 

@@ -178,7 +178,7 @@ def _about_outputs(facts: Facts, found: Facts) -> Section:
     ]
     kinds = (
         "Divergence is KL in nats, of values half the squared error relative to the square; alike are answers of the "
-        "same class or the same side of one half, of values it is the cosine."
+        "same class or the same side of one half, of detections what both find, of values it is the cosine."
     )
     told = (
         f"Judged on {found['outputs'][0]['examples']:,} {found['which']}. {found['against']} has "

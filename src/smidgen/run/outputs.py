@@ -20,7 +20,16 @@ KINDS = ("scores", "probabilities", "chances", "values")
 
 # Operators that pass on the numbers as they are: what is before them says what an output is.
 _RESHAPING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
+_ARRANGING = (*_RESHAPING, "Add", "Concat", "Div", "Gather", "Mul", "Pow", "Slice", "Split", "Sub")
+"""What turns coordinates within a cell into those within the picture, and puts them beside chances."""
+
 _SCORING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "LogSoftmax", "MatMul", "ReduceMean")
+
+COORDINATES = 100.0
+"""Of detections: how much a relative squared error of coordinates counts. One percent is 0.005 nats for each thing."""
+
+DETECTED = 0.25
+"""A chance from which on a thing counts as found, as usual where what overlaps is then dropped."""
 
 Array = NDArray[Any]
 
@@ -32,13 +41,23 @@ class Output:
     Args:
         name: in the graph.
         kind: "scores" of classes, before or after a log-softmax; "probabilities" of classes, which sum to 1; "chances",
-            each of 0 to 1 on its own; "values", anything else: features, coordinates, states.
-        axis: of the classes.
+            each of 0 to 1 on its own; "detections", for each of many places coordinates, and chances that something is
+            there; "values", anything else: features, coordinates, states.
+        axis: of the classes; of what is told of each place.
+        coordinates: of detections, the first place on that axis that is one, and the first after them that is not.
     """
 
     name: str
     kind: str
     axis: int = -1
+    coordinates: tuple[int, int] = (0, 0)
+
+    def detections(self, array: Any) -> tuple[Any, Any]:
+        """Coordinates and chances, an array of NumPy or a tensor of PyTorch for each: (n, what is told, places)."""
+        told = array.swapaxes(self.axis, 1)
+        told = told.reshape(len(told), told.shape[1], -1)
+        first, end = self.coordinates
+        return told[:, first:end], told[:, end:] if first == 0 else told[:, :first]
 
 
 def outputs_of(
@@ -56,7 +75,8 @@ def outputs_of(
         InputError: no such kind, or one that does not fit.
     """
     found = [
-        _output(value.name, last_operator(model, value.name), np.asarray(array))
+        _detections(model, value.name, np.asarray(array))
+        or _output(value.name, last_operator(model, value.name), np.asarray(array))
         for value, array in zip(model.graph.output, sample, strict=True)
     ]
     first = np.asarray(sample[0])
@@ -107,8 +127,9 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
     """How far answers lie from those of a reference, for each input: shape (n,), 0 for the same.
 
     For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
-    positions; for values half the squared error, relative to the square of the reference, which for vectors of like
-    length is 1 less the cosine.
+    positions; for detections the sum of the latter for each thing that is expected (the sum of the chances, at least
+    one), and ``COORDINATES`` times what follows for their coordinates; for values half the squared error, relative to
+    the square of the reference, which for vectors of like length is 1 less the cosine.
 
     Example:
         >>> one = np.array([[3.0, 4.0]], np.float32)
@@ -118,10 +139,15 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
     if output.kind in ("scores", "probabilities"):
         logs = [log_probabilities(output, array) for array in (reference, other)]
         return np.asarray(np.maximum((np.exp(logs[0]) * (logs[0] - logs[1])).sum(2).mean(1), 0))
-    p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
+    if output.kind == "detections":
+        (boxes, p), (found, q) = output.detections(reference), output.detections(other)
+        nats, expected = _bernoulli(p, q).sum(1), p.astype(np.float64).sum((1, 2))
+        return np.asarray(
+            nats / np.maximum(expected, 1) + COORDINATES * divergence(Output(output.name, "values"), boxes, found)
+        )
     if output.kind == "chances":
-        p, q = (np.clip(array, 1e-7, 1 - 1e-7) for array in (p, q))
-        return np.asarray((p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1))
+        return np.asarray(_bernoulli(reference, other).mean(1))
+    p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
     square, error = (p**2).sum(1), ((p - q) ** 2).sum(1)
     return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
 
@@ -130,7 +156,8 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
     """How alike answers are, for each input, from 0 to 1: shape (n,).
 
     For classes the part of positions whose likeliest class is the same, for chances the part that lies on the same side
-    of one half, for values the cosine, for whole numbers the part that is equal.
+    of one half, for detections the part of what one of both finds that both do, for values the cosine, for whole
+    numbers the part that is equal.
 
     Example:
         >>> agreement(Output("y", "values"), np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]]))
@@ -140,6 +167,10 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
         classes = [np.moveaxis(array, output.axis, -1) for array in (reference, other)]
         same = classes[0].argmax(-1) == classes[1].argmax(-1)
         return np.asarray(same.reshape(len(same), -1).mean(1))
+    if output.kind == "detections":
+        here, there = (output.detections(array)[1] > DETECTED for array in (reference, other))
+        either = (here | there).sum((1, 2))
+        return np.asarray(np.where(either > 0, (here & there).sum((1, 2)) / np.maximum(either, 1), 1.0))
     p, q = (array.reshape(len(array), -1) for array in (reference, other))
     if p.dtype.kind != "f":
         return np.asarray((p == q).mean(1))
@@ -148,6 +179,42 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
     p, q = p.astype(np.float64), q.astype(np.float64)
     length = np.sqrt((p**2).sum(1) * (q**2).sum(1))
     return np.asarray(np.where(length > 0, (p * q).sum(1) / np.where(length > 0, length, 1), (p == q).all(1)))
+
+
+def _bernoulli(reference: Array, other: Array) -> NDArray[np.float64]:
+    """Divergence of each chance, shape (n, chances)."""
+    p, q = (np.clip(a.astype(np.float64).reshape(len(a), -1), 1e-7, 1 - 1e-7) for a in (reference, other))
+    return np.asarray(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
+
+
+def _detections(model: onnx.ModelProto, name: str, array: Array) -> Output | None:
+    """A single output of a detector: sigmoids beside what is larger than they can be, first or last on an axis."""
+    if array.dtype.kind != "f" or array.ndim < 3 or array.size == 0 or not _from_sigmoids(model, name):
+        return None
+    for axis in (1, array.ndim - 1):
+        told = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
+        large = np.flatnonzero((told.min(0) < 0) | (told.max(0) > 1)).tolist()
+        count, end = len(large), array.shape[axis]
+        ends = (large[:1] == [0] and large[-1] == count - 1) or (large[-1:] == [end - 1] and large[0] == end - count)
+        if 0 < count < end and ends and told.max() > 2:
+            return Output(name, "detections", axis, (large[0], large[-1] + 1))
+    return None
+
+
+def _from_sigmoids(model: onnx.ModelProto, name: str) -> bool:
+    """Whether some of the numbers of an output are sigmoids that were only moved, scaled or put beside others."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    waiting, seen = [name], set()
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        if node.op_type in ("Sigmoid", "HardSigmoid"):
+            return True
+        if node.op_type in _ARRANGING:
+            waiting.extend(node.input)
+    return False
 
 
 def _output(name: str, last: str, array: Array) -> Output:
