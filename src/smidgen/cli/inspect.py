@@ -10,6 +10,9 @@ from smidgen.cli.output import echo_json, echo_table, json_option
 
 __all__ = ["inspect"]
 
+WIDEST = 60
+"""Characters of a name in a table."""
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -30,7 +33,7 @@ def inspect(file: Path, as_json: bool) -> None:
     explained = any(tensor.harm is not None for tensor in tensors)
     rows = [
         (
-            t.name,
+            _short(t.name),
             "x".join(map(str, t.shape)) or "scalar",
             f"{t.kind} {t.levels}" if t.levels else t.kind,
             t.codec,
@@ -52,3 +55,13 @@ def inspect(file: Path, as_json: bool) -> None:
     click.echo(facts["running"])
     if explained:
         click.echo(f"KL alone: nats of divergence when only this layer is squeezed. {advice(tensors)}")
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for a table; some converters join those of all that they merge. JSON has it whole.
+
+    Example:
+        >>> _short("layer1.0.conv1.weight"), len(_short("model/conv/" * 20))
+        ('layer1.0.conv1.weight', 60)
+    """
+    return name if len(name) <= WIDEST else f"{name[: WIDEST // 2 - 1]}…{name[-WIDEST // 2 :]}"
