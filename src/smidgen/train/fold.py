@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from smidgen.errors import ModelError
 
-__all__ = ["fit_", "fold_", "fold_normalization_", "foldable"]
+__all__ = ["fit_", "fold_normalization_"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 FEW = 4
@@ -41,41 +40,16 @@ def fold_normalization_(module: nn.Module, pictures: Tensor) -> None:
     with torch.no_grad():
         pictures = pictures[:FEW]
         pairs, before = _pairs(module, pictures)
-        fold_(module, dict(pairs.values()))
+        for convolution, norm in pairs.values():
+            _fold_(convolution, norm)
+        for name in pairs:
+            _replace_(module, name, nn.Identity())
         after = module(pictures)
         if not torch.allclose(before, after, rtol=1e-3, atol=1e-3 * float(before.abs().max())):
             raise ModelError(
                 "normalization cannot be folded: what a convolution before it gives is used elsewhere, too"
             )
     module.train(was_training)
-
-
-def foldable(module: nn.Module, pictures: Tensor) -> dict[nn.Module, nn.Module]:
-    """The convolutions whose normalization can be folded into them, with that normalization; nothing is changed.
-
-    Args:
-        module: looked at in evaluation mode.
-        pictures: a few inputs, which show what follows what.
-
-    Raises:
-        ModelError: what a convolution gives is used elsewhere, too.
-    """
-    fold_normalization_(copy.deepcopy(module), pictures)
-    was_training = module.training
-    module.eval()
-    with torch.no_grad():
-        pairs = _pairs(module, pictures[:FEW])[0]
-    module.train(was_training)
-    return dict(pairs.values())
-
-
-def fold_(module: nn.Module, pairs: Mapping[nn.Module, nn.Module]) -> None:
-    """Makes normalizations part of the convolutions that they follow, with ``nn.Identity`` in their place."""
-    names = {norm: name for name, norm in module.named_modules()}
-    with torch.no_grad():
-        for convolution, norm in pairs.items():
-            _fold_(convolution, norm)
-            _replace_(module, names[norm], nn.Identity())
 
 
 def _pairs(module: nn.Module, pictures: Tensor) -> tuple[dict[str, tuple[nn.Module, nn.Module]], Tensor]:

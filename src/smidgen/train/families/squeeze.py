@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from torch.nn.utils import parametrize
 from smidgen.code import Affine, Code
 from smidgen.methods.base import check_number
 from smidgen.train.family import Family, original, parametrized, plain_, steps_of, straight_through
-from smidgen.train.fold import fold_, foldable
+from smidgen.train.fold import fold_normalization_
 
 __all__ = ["Squeeze"]
 
@@ -43,22 +42,15 @@ RARE = 0.1
 PRICE, LASTING, FIRST = "bit_price", "lasting_price", "first_bits"
 """Buffers of the module while it is trained: the price, what of it lasts, and the bits for each weight at first."""
 
-LEAST_FACTOR = 1e-6
-"""Of a normalization, where channels that it silences have one of zero."""
-
 
 class Rated(nn.Module):
-    """A weight on a grid, and what its symbols cost. What is trained of the step is its logarithm.
-
-    Where a normalization follows, the grid is that of the weight as it will be folded: times that one's factor.
-    """
+    """A weight on a grid, and what its symbols cost. What is trained of the step is its logarithm."""
 
     bits: Tensor
     taken: Tensor
 
-    def __init__(self, weight: Tensor, step: float, norm: nn.Module | None = None) -> None:
+    def __init__(self, weight: Tensor, step: float) -> None:
         super().__init__()
-        self.norms = (norm,)  # within a tuple: it is no child of this one
         self.log_step = nn.Parameter(torch.tensor(math.log(step)))
         # the step moves as one weight does, not as the sum of all: Esser et al., arXiv 1902.08153, section 2.2
         self.slowness = 1 / math.sqrt(weight.numel())
@@ -68,27 +60,9 @@ class Rated(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The nearest points of the grid."""
-        step = self.step() / self.factor(weight)
+        step = self.step()
         ideal = (weight / step).clamp(-LARGEST, LARGEST)
         return straight_through(ideal.round(), ideal) * step
-
-    def factor(self, weight: Tensor) -> Tensor:
-        """What the normalization multiplies each output with, of shape (outputs, 1, ...)."""
-        norm: Any = self.norms[0]
-        if norm is None:
-            return torch.ones((), device=weight.device)
-        factor = (norm.running_var + norm.eps).rsqrt()
-        factor = factor if norm.weight is None else factor * norm.weight.detach()
-        factor = torch.where(factor.abs() < LEAST_FACTOR, LEAST_FACTOR, factor)
-        return factor.reshape(-1, *[1] * (weight.dim() - 1))
-
-    def lay(self, weight: Tensor, step: float, known: bool) -> None:
-        """Lays a grid, of a step in standard deviations unless the weight is known to lie on one; counts symbols."""
-        folded = weight * self.factor(weight)
-        found = float(steps_of(folded.reshape(1, -1), -LARGEST, LARGEST)) if known else 0.0
-        with torch.no_grad():
-            self.log_step.fill_(math.log(found or step * float(folded.std()) or 1.0))
-        self.count(weight)
 
     def step(self) -> Tensor:
         """The distance of two points."""
@@ -98,13 +72,13 @@ class Rated(nn.Module):
     def code(self, weight: Tensor) -> Code:
         """The numbers of the points, and their distance."""
         step = float(self.step().detach())
-        symbols = (weight.detach() * self.factor(weight) / step).round().clamp(-LARGEST, LARGEST)
+        symbols = (weight.detach() / step).round().clamp(-LARGEST, LARGEST)
         return Code(symbols.cpu().numpy().astype(np.int16), Affine.per_tensor(step))
 
     def count(self, weight: Tensor) -> None:
         """Looks how often each symbol occurs, and so what it costs, and what all take together."""
         with torch.no_grad():
-            places = (weight * self.factor(weight) / self.step()).reshape(-1).round().clamp(-COUNTED, COUNTED)
+            places = (weight / self.step()).reshape(-1).round().clamp(-COUNTED, COUNTED)
             counts = torch.bincount(places.long() + COUNTED, minlength=2 * COUNTED + 1).float()
             self.bits.copy_(((counts + RARE).sum() / (counts + RARE)).log2())
             self.taken.copy_((counts * self.bits).sum())
@@ -112,7 +86,7 @@ class Rated(nn.Module):
     def cost(self, weight: Tensor) -> Tensor:
         """Bits of all weights together as the loss sees them: in proportion between two points, so more than the
         symbols take."""
-        ideal = (weight * self.factor(weight) / self.step()).clamp(-COUNTED, COUNTED - 1e-3)
+        ideal = (weight / self.step()).clamp(-COUNTED, COUNTED - 1e-3)
         below = ideal.detach().floor()
         place = below.long() + COUNTED
         return torch.lerp(self.bits[place], self.bits[place + 1], ideal - below).sum()
@@ -125,9 +99,8 @@ class Squeeze(Family):
     Each layer has a grid of equal steps, which are trained too. A symbol costs what its frequency in the layer says;
     between two points of the grid the cost is a straight line, whose slope moves weights to points that are cheaper.
     A stage right after another one goes on with its grids.
-    The price of a bit, one for all layers, rises or falls until the network costs what was asked for. A normalization
-    after a layer stays while the network is trained, and the grid is that of the weights times its factor, as which it
-    is folded in the end.
+    The price of a bit, one for all layers, rises or falls until the network costs what was asked for. Normalization is
+    folded first.
 
     Args:
         bits: for each weight, in the mean over all layers, what the symbols take in the end, at most 4.
@@ -153,13 +126,13 @@ class Squeeze(Family):
         check_number(self, "until", 1.0)
 
     def begin(self, module: nn.Module, pictures: Tensor, before: Family | None = None) -> None:
-        """Lays the grids."""
-        norms = foldable(module, pictures)
+        """Folds normalization, and lays the grids."""
+        fold_normalization_(module, pictures)
         for layer in self.layers(module).values():
             weight = layer.weight.detach()
-            rated = Rated(weight, 1.0, norms.get(layer))
-            rated.lay(weight, self.step, known=isinstance(before, Squeeze))
-            parametrize.register_parametrization(layer, "weight", rated)
+            known = float(steps_of(weight.reshape(1, -1), -LARGEST, LARGEST)) if isinstance(before, Squeeze) else 0.0
+            step = known or self.step * float(weight.std()) or 1.0
+            parametrize.register_parametrization(layer, "weight", Rated(weight, step))
         for name, value in ((PRICE, FIRST_PRICE), (LASTING, FIRST_PRICE), (FIRST, _mean_bits(module))):
             module.register_buffer(name, torch.tensor(value))
 
@@ -188,11 +161,9 @@ class Squeeze(Family):
         return f"symbols take {_mean_bits(module):.2f} bits of the {self.bits:g} asked for"
 
     def finish(self, module: nn.Module) -> dict[str, Code]:
-        """The symbols, and the steps of their grids; normalization is folded."""
-        found = list(parametrized(module, Rated))
-        codes = {name: rated.code(original(layer)) for name, layer, rated in found}
+        """The symbols, and the steps of their grids."""
+        codes = {name: rated.code(original(layer)) for name, layer, rated in parametrized(module, Rated)}
         plain_(module)
-        fold_(module, {layer: rated.norms[0] for _, layer, rated in found if rated.norms[0] is not None})
         for name in (PRICE, LASTING, FIRST):
             delattr(module, name)
         return codes
