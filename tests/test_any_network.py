@@ -376,8 +376,21 @@ def test_coordinates_beside_chances_are_detections(last: bool, order: int, coord
     lost[(answer > 0.25) & (answer <= 1)] = 0.1  # all that was found is not found any more, and all boxes are as before
     assert (agreement(output, answer, lost) == 0).all()
     assert (divergence(output, answer, lost) > 0.05).all()
-    plain = from_module(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.Flatten(2)), (3, 5, 5)).onnx()
-    assert outputs_of(plain, [answer])[0].kind == "values"  # no sigmoid made them
+    moved = answer.copy()
+    moved[answer > 1] *= 1.5  # boxes alone, and of what is there
+    assert (divergence(output, answer, moved) > 1).all()
+    if not last:
+        nothing = np.where(answer > 1, answer, np.float32(1e-6))
+        where = np.where(answer > 1, 3 * answer, nothing)
+        assert (divergence(output, nothing, where) < 0.1).all()  # boxes of nothing say nothing
+
+
+@pytest.mark.parametrize("last", [nn.ReLU(), nn.SiLU(), nn.Sigmoid()])
+def test_what_is_not_beside_sigmoids_is_no_detection(last: nn.Module) -> None:
+    answer = RNG.uniform(0, 1, (2, 5, 25)).astype(np.float32)
+    answer[:, :2] += 80
+    plain = from_module(nn.Sequential(nn.Conv2d(3, 5, 1), last, nn.Flatten(2)), (3, 5, 5)).onnx()
+    assert outputs_of(plain, [answer])[0].kind in ("values", "chances")
 
 
 ANSWERS = [

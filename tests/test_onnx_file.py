@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -303,6 +304,28 @@ def test_names_that_are_too_long_are_cut(tmp_path: Path) -> None:
     running = onnxruntime.InferenceSession(smidgen.open(saved(archive, tmp_path)).onnx().SerializeToString())
     (answer,) = running.run(None, {"x": x})
     np.testing.assert_allclose(answer, x @ WEIGHT @ WEIGHT[:4, ::-1], rtol=1e-5)
+
+
+class Layered(nn.Module):
+    """Weights that are put together or scaled before a layer takes them, and a product that is written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.GRU(6, 5, batch_first=True)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(5, 4))
+        self.written = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("nti,io->nto", self.normed(self.memory(x)[0]), self.written)
+
+
+def test_layers_take_weights_that_are_computed_from_others() -> None:
+    archive = from_module(Layered(), (7, 6))
+    found = layer_weights(archive)
+    assert found == [n for n, t in archive.tensors.items() if t.ndim > 1 and min(t.shape) > 1]
+    coded = smidgen.compress(archive, plan="int8")
+    assert layer_weights(coded) == found
+    assert smidgen.compress(coded, plan="small").tensors.keys() == coded.tensors.keys()
 
 
 def test_a_network_without_layers_has_no_plan() -> None:

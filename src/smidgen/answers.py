@@ -26,8 +26,10 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
         return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
     if output.kind == "detections":
         (boxes, p), (found, q) = output.detections(reference), output.detections(other)
-        nats = _bernoulli(p, q).sum((1, 2)) / p.sum((1, 2)).clamp(min=1)
-        total: Tensor = nats.mean() + COORDINATES * divergence(Output(output.name, "values"), boxes, found)
+        expected, there = p.sum((1, 2)), p.amax(1, keepdim=True)
+        error, square = ((there * each.square()).sum((1, 2)) for each in (boxes - found, boxes))
+        apart = error / 2 / torch.where(square > 0, square, 1.0) * expected.clamp(max=1)
+        total: Tensor = (_bernoulli(p, q).sum((1, 2)) / expected.clamp(min=1) + COORDINATES * apart).mean()
         return total
     if output.kind == "chances":
         return _bernoulli(reference, other).mean()
@@ -78,9 +80,10 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
     signs: Tensor = (torch.randint(0, 2, y.shape, generator=generator) * 2 - 1).to(y.dtype)
     if output.kind == "detections":
         boxes, p = output.detections(y)
-        weights = (p * (1 - p)).clamp(min=1e-6).mul(p.sum((1, 2), keepdim=True).clamp(min=1)).rsqrt()
-        length = boxes.flatten(1).norm(dim=1).clamp(min=1e-12).reshape(-1, 1, 1)
-        parts = [COORDINATES**0.5 / length * torch.ones_like(boxes), weights]
+        expected, there = p.sum((1, 2), keepdim=True), p.amax(1, keepdim=True)
+        weights = (p * (1 - p)).clamp(min=1e-6).mul(expected.clamp(min=1)).rsqrt()
+        square = (there * boxes.square()).sum((1, 2), keepdim=True).clamp(min=1e-12)
+        parts = [(COORDINATES * there * expected.clamp(max=1) / square).sqrt().expand_as(boxes), weights]
         told = torch.cat(parts if output.coordinates[0] == 0 else parts[::-1], 1)
         return signs * told.reshape(y.swapaxes(output.axis, 1).shape).swapaxes(output.axis, 1)
     if output.kind == "chances":

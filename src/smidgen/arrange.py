@@ -32,6 +32,10 @@ _LAYERS = {
     "Gemm": (0, 1),
     "MatMul": (0, 1),
     "Gather": (0,),
+    "Einsum": (0, 1, 2),
+    "FusedConv": (1,),
+    "FusedGemm": (0, 1),
+    "FusedMatMul": (0, 1),
     **dict.fromkeys(_RECURRENT, (1, 2)),
 }
 """Operators that are layers, and which of their inputs are weights."""
@@ -64,8 +68,8 @@ def arranged(archive: Archive) -> Archive:
 
 
 def layer_weights(archive: Archive) -> list[str]:
-    """The names of the weights that layers multiply with or look up, directly or as another view of them; where there
-    is no graph, of all floats of two and more axes.
+    """The names of the weights that layers multiply with or look up, directly or computed from them; where there is no
+    graph, of all floats of two and more axes.
 
     Example:
         >>> from torch import nn
@@ -74,21 +78,30 @@ def layer_weights(archive: Archive) -> list[str]:
         >>> layer_weights(from_module(network, (4,)))
         ['0.weight', '3.weight']
     """
-    floats = {name for name, t in archive.tensors.items() if np.issubdtype(_plain(t).dtype, np.floating)}
+    shapes = {name: _plain(t).shape for name, t in archive.tensors.items() if _is_float(t)}
+    matrices = {name for name, shape in shapes.items() if len(shape) > 1}
+    wide = {name for name in matrices if sum(size > 1 for size in shapes[name]) > 1}
     graph = onnx.load_from_string(archive.graph).graph
     if not graph.output:
-        return [name for name in archive.tensors if name in floats and _plain(archive.tensors[name]).ndim > 1]
-    shown = {name: name for name in floats}
-    found = set()
-    for node in (node for inner in graphs_of(graph) for node in inner.node if node.domain in STANDARD):
-        if node.op_type in _VIEWS and node.input[0] in shown:
-            shown[node.output[0]] = shown[node.input[0]]
-        found |= {
-            shown[node.input[place]]
-            for place in _LAYERS.get(node.op_type, ())
-            if place < len(node.input) and node.input[place] in shown
-        }
+        return [name for name in archive.tensors if name in matrices]
+    sources = {
+        tensor.name: {tensor.name} & matrices for tensor in graph.initializer
+    }  # of all that inputs do not change
+    found: set[str] = set()
+    for node in (node for inner in graphs_of(graph) for node in inner.node):
+        given = [name for name in node.input if name]
+        for place in _LAYERS.get(node.op_type, ()):
+            found |= sources.get(node.input[place], set()) if place < len(node.input) else set()
+        if all(name in sources for name in given) and not any(inner_graphs(node)):
+            from_all = set().union(*(sources[name] for name in given))
+            # scales and the like are no matrices, though they may have axes of one
+            made = from_all if node.op_type in _VIEWS else from_all & wide
+            sources.update(dict.fromkeys(node.output, made))
     return [name for name in archive.tensors if name in found]
+
+
+def _is_float(tensor: Code | NDArray[Any]) -> bool:
+    return isinstance(tensor, Code) or bool(np.issubdtype(tensor.dtype, np.floating))
 
 
 def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:

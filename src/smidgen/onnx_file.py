@@ -103,6 +103,8 @@ class _Weights:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.graph = model.graph
+        self.names = {name for graph in graphs_of(model.graph) for node in graph.node for name in node.output}
+        self.names |= {value.name for value in (*model.graph.input, *model.graph.initializer)}
         self.arrays: dict[str, NDArray[Any]] = {}
         self.equal: dict[tuple[Any, ...], str] = {}
 
@@ -161,9 +163,9 @@ class _Weights:
             return self.equal[key]
         if array.dtype.kind == "f" and not np.isfinite(array).all() and not _mask(array):
             raise WeightError(f"{name}: holds NaN or infinity")
-        name = name.encode()[:LONGEST].decode(errors="ignore")
+        whole, name = name, name.encode()[:LONGEST].decode(errors="ignore")
         free, number = name, 1
-        while free in self.arrays:
+        while free in self.arrays or (name != whole and free in self.names):
             number += 1
             free = f"{name}_{number}"
         self.arrays[free] = array

@@ -20,8 +20,9 @@ KINDS = ("scores", "probabilities", "chances", "values")
 
 # Operators that pass on the numbers as they are: what is before them says what an output is.
 _RESHAPING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
-_ARRANGING = (*_RESHAPING, "Add", "Concat", "Div", "Gather", "Mul", "Pow", "Slice", "Split", "Sub")
-"""What turns coordinates within a cell into those within the picture, and puts them beside chances."""
+_MOVING = (*_RESHAPING, "Gather", "Slice", "Split")
+MOST_COORDINATES = 64
+"""Of a place: four, or a distribution for each."""
 
 _SCORING = ("Add", "AveragePool", "Conv", "Gemm", "GlobalAveragePool", "LogSoftmax", "MatMul", "ReduceMean")
 
@@ -128,7 +129,7 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
 
     For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
     positions; for detections the sum of the latter for each thing that is expected (the sum of the chances, at least
-    one), and ``COORDINATES`` times what follows for their coordinates; for values half the squared error, relative to
+    one), and ``COORDINATES`` times what follows for the coordinates, weighted by the chances; for values half the squared error, relative to
     the square of the reference, which for vectors of like length is 1 less the cosine.
 
     Example:
@@ -142,9 +143,10 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
     if output.kind == "detections":
         (boxes, p), (found, q) = output.detections(reference), output.detections(other)
         nats, expected = _bernoulli(p, q).sum(1), p.astype(np.float64).sum((1, 2))
-        return np.asarray(
-            nats / np.maximum(expected, 1) + COORDINATES * divergence(Output(output.name, "values"), boxes, found)
-        )
+        there = p.astype(np.float64).max(1, keepdims=True)  # coordinates of what is not there say nothing
+        error, square = ((there * array.astype(np.float64) ** 2).sum((1, 2)) for array in (boxes - found, boxes))
+        apart = error / 2 / np.where(square > 0, square, 1.0) * np.minimum(expected, 1)
+        return np.asarray(nats / np.maximum(expected, 1) + COORDINATES * apart)
     if output.kind == "chances":
         return np.asarray(_bernoulli(reference, other).mean(1))
     p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
@@ -189,32 +191,39 @@ def _bernoulli(reference: Array, other: Array) -> NDArray[np.float64]:
 
 def _detections(model: onnx.ModelProto, name: str, array: Array) -> Output | None:
     """A single output of a detector: sigmoids beside what is larger than they can be, first or last on an axis."""
-    if array.dtype.kind != "f" or array.ndim < 3 or array.size == 0 or not _from_sigmoids(model, name):
+    if array.dtype.kind != "f" or array.ndim < 3 or array.size == 0 or not _beside_sigmoids(model, name):
         return None
     for axis in (1, array.ndim - 1):
         told = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])
         large = np.flatnonzero((told.min(0) < 0) | (told.max(0) > 1)).tolist()
         count, end = len(large), array.shape[axis]
         ends = (large[:1] == [0] and large[-1] == count - 1) or (large[-1:] == [end - 1] and large[0] == end - count)
-        if 0 < count < end and ends and told.max() > 2:
+        if 0 < count < end and count <= MOST_COORDINATES and ends and told.max() > 2:
             return Output(name, "detections", axis, (large[0], large[-1] + 1))
     return None
 
 
-def _from_sigmoids(model: onnx.ModelProto, name: str) -> bool:
-    """Whether some of the numbers of an output are sigmoids that were only moved, scaled or put beside others."""
+def _beside_sigmoids(model: onnx.ModelProto, name: str) -> bool:
+    """Whether an output puts sigmoids, or products of such, beside other numbers."""
     makers = {output: node for node in model.graph.node for output in node.output}
-    waiting, seen = [name], set()
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is None or id(node) in seen:
-            continue
-        seen.add(id(node))
-        if node.op_type in ("Sigmoid", "HardSigmoid"):
-            return True
-        if node.op_type in _ARRANGING:
-            waiting.extend(node.input)
-    return False
+
+    def chances(name: str) -> bool:
+        node = makers.get(name)
+        if node is None or node.op_type in ("Sigmoid", "HardSigmoid"):
+            return node is not None
+        if node.op_type in _MOVING:
+            return chances(node.input[0])
+        return node.op_type in ("Concat", "Mul") and all(chances(each) for each in node.input)
+
+    def beside(name: str) -> bool:
+        node = makers.get(name)
+        if node is None or node.op_type not in (*_MOVING, "Concat"):
+            return False
+        if node.op_type != "Concat":
+            return beside(node.input[0])
+        return any(chances(each) or beside(each) for each in node.input)
+
+    return beside(name)
 
 
 def _output(name: str, last: str, array: Array) -> Output:

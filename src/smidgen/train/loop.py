@@ -329,7 +329,10 @@ def _resumed(path: Path, stage: str, module: nn.Module, optimizer: torch.optim.O
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
     except SafetensorError:
         return None
-    module.load_state_dict({n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")})
+    state = {n.removeprefix("module."): t for n, t in tensors.items() if n.startswith("module.")}
+    if state.keys() != module.state_dict().keys():  # of another version
+        return None
+    module.load_state_dict(state)
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -36,6 +36,9 @@ REACH = 12.0
 FIRST_PRICE = 0.1
 """Loss that one bit per weight is worth at first."""
 
+DEAREST = 1e6
+"""What of the price lasts is no more than that, and no less than one by that."""
+
 RARE = 0.1
 """How often a symbol counts more than it occurs, so that one that does not has a cost."""
 
@@ -145,7 +148,7 @@ class Squeeze(Family):
         wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
         gain = max(GAIN, REACH * part / turn) if turn else GAIN
         beyond = max(-0.25, min(0.25, now / wanted - 1))
-        lasting = module.get_buffer(LASTING).mul_(math.exp(gain * 4 * beyond))
+        lasting = module.get_buffer(LASTING).mul_(math.exp(gain * 4 * beyond)).clamp_(1 / DEAREST, DEAREST)
         module.get_buffer(PRICE).copy_(lasting * math.exp(AT_ONCE * beyond))
 
     def penalty(self, module: nn.Module) -> Tensor:
