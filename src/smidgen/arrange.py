@@ -84,9 +84,8 @@ def layer_weights(archive: Archive) -> list[str]:
     graph = onnx.load_from_string(archive.graph).graph
     if not graph.output:
         return [name for name in archive.tensors if name in matrices]
-    sources = {
-        tensor.name: {tensor.name} & matrices for tensor in graph.initializer
-    }  # of all that inputs do not change
+    # of everything that does not depend on inputs, the weights that it is computed from
+    sources = {tensor.name: {tensor.name} & matrices for tensor in graph.initializer}
     found: set[str] = set()
     for node in (node for inner in graphs_of(graph) for node in inner.node):
         given = [name for name in node.input if name]

@@ -55,11 +55,7 @@ def take_notes_(model: Any) -> tuple[Preprocessing | None, tuple[Label, ...]]:
         raise ModelError(f"its metadata {PREPROCESSING} or {LABELS} is not what smidgen writes; remove it") from None
     taken, given = (_sides(list(values)[:1]) for values in (model.graph.input, model.graph.output))
     pictures = len(taken) == 4 and taken[1] in (0, 3)
-    if (
-        known
-        and pictures
-        and any(side not in (0, has) for side, has in zip(taken[2:], (known.height, known.width), strict=False))
-    ):
+    if known and pictures and not (taken[2] in (0, known.height) and taken[3] in (0, known.width)):
         raise ModelError(
             f"its metadata {PREPROCESSING} says {known.height} x {known.width}, but it takes "
             f"{' x '.join(str(side or 'any') for side in taken[2:])}; remove it"

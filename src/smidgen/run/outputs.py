@@ -129,8 +129,8 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
 
     For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
     positions; for detections the sum of the latter for each thing that is expected (the sum of the chances, at least
-    one), and ``COORDINATES`` times what follows for the coordinates, weighted by the chances; for values half the squared error, relative to
-    the square of the reference, which for vectors of like length is 1 less the cosine.
+    one), and ``COORDINATES`` times what follows for the coordinates, weighted by the chances; for values half the
+    squared error, relative to the square of the reference, which for vectors of like length is 1 less the cosine.
 
     Example:
         >>> one = np.array([[3.0, 4.0]], np.float32)
