@@ -17,33 +17,29 @@ from smidgen.train.fold import fold_normalization_
 
 __all__ = ["Squeeze"]
 
-EVERY = 4
+EVERY = 16
 """Updates between two looks at how often each symbol occurs."""
 
 COUNTED, LARGEST = 15, 127
 """Symbols beyond the first are counted as it; there are none beyond the second."""
 
 GAIN = 0.02
-"""How much the price of a bit changes for good in one update at most; where bits are a quarter too many it does."""
-
-AT_ONCE = 8.0
-"""How much of it there is at once, for as long as bits are too many: times the part of them, a quarter at most. So it
-does not rise until it is far too high."""
+"""How much the price of a bit changes in one update at most; where bits are a quarter too many it does."""
 
 REACH = 12.0
 """Logarithm of the price's range in a stage of few updates."""
 
-FIRST_PRICE = 0.1
+FIRST_PRICE = 0.01
 """Loss that one bit per weight is worth at first."""
 
 DEAREST = 1e6
-"""What of the price lasts is no more than that, and no less than one by that."""
+"""The price is no more than that, and no less than one by that."""
 
 RARE = 0.1
 """How often a symbol counts more than it occurs, so that one that does not has a cost."""
 
-PRICE, LASTING, FIRST = "bit_price", "lasting_price", "first_bits"
-"""Buffers of the module while it is trained: the price, what of it lasts, and the bits for each weight at first."""
+PRICE, FIRST = "bit_price", "first_bits"
+"""Buffers of the module while it is trained: the price, and the bits for each weight at first."""
 
 
 class Rated(nn.Module):
@@ -136,7 +132,7 @@ class Squeeze(Family):
             known = float(steps_of(weight.reshape(1, -1), -LARGEST, LARGEST)) if isinstance(before, Squeeze) else 0.0
             step = known or self.step * float(weight.std()) or 1.0
             parametrize.register_parametrization(layer, "weight", Rated(weight, step))
-        for name, value in ((PRICE, FIRST_PRICE), (LASTING, FIRST_PRICE), (FIRST, _mean_bits(module))):
+        for name, value in ((PRICE, FIRST_PRICE), (FIRST, _mean_bits(module))):
             module.register_buffer(name, torch.tensor(value))
 
     def update(self, module: nn.Module, part: float, turn: int) -> None:
@@ -147,9 +143,8 @@ class Squeeze(Family):
         first, now = float(module.get_buffer(FIRST)), _mean_bits(module)
         wanted = self.bits * (first / self.bits) ** (1 - min(1.0, part / self.until))
         gain = max(GAIN, REACH * part / turn) if turn else GAIN
-        beyond = max(-0.25, min(0.25, now / wanted - 1))
-        lasting = module.get_buffer(LASTING).mul_(math.exp(gain * 4 * beyond)).clamp_(1 / DEAREST, DEAREST)
-        module.get_buffer(PRICE).copy_(lasting * math.exp(AT_ONCE * beyond))
+        change = math.exp(gain * max(-1.0, min(1.0, 4 * (now / wanted - 1))))
+        module.get_buffer(PRICE).mul_(change).clamp_(1 / DEAREST, DEAREST)
 
     def penalty(self, module: nn.Module) -> Tensor:
         """The price of all bits."""
@@ -167,7 +162,7 @@ class Squeeze(Family):
         """The symbols, and the steps of their grids."""
         codes = {name: rated.code(original(layer)) for name, layer, rated in parametrized(module, Rated)}
         plain_(module)
-        for name in (PRICE, LASTING, FIRST):
+        for name in (PRICE, FIRST):
             delattr(module, name)
         return codes
 
