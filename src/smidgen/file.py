@@ -428,13 +428,14 @@ def _join(planes: list[NDArray[np.uint8]], dtype: str) -> NDArray[Any]:
 
 
 def _parse_metadata(data: bytes) -> tuple[Preprocessing | None, Mapping[str, Any]]:
+    text = text_of(data, "the metadata")
     try:
-        settings = json.loads(text_of(data, "the metadata"), parse_constant=_refuse_constant)
+        settings = json.loads(text, parse_constant=_refuse_constant)
         known, metadata = settings["preprocessing"], settings["metadata"]
         if not isinstance(metadata, dict) or len(settings) != 2:
             raise ValueError
         return None if known is None else parse_preprocessing(known), metadata
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, RecursionError, FormatError):
         raise FormatError("invalid: the metadata is not what smidgen writes") from None
 
 
