@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 import smidgen
 from smidgen.cli import main
 from smidgen.code import Affine, Code, Table
+from smidgen.disk import alone_in
 from smidgen.errors import InputError, ModelError, RecipeError
-from smidgen.file import alone_in
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train import Outcome, Recipe, train
 from smidgen.train.families import FAMILIES

@@ -102,7 +102,8 @@ class Archive:
             InputError: it cannot be written.
             WeightError: a tensor cannot be kept in a file.
         """
-        from smidgen.file import SMALLEST, replace_file, write
+        from smidgen.disk import replace_file
+        from smidgen.file import SMALLEST, write
 
         data = write(self, codecs or SMALLEST)
         replace_file(path, lambda temporary: temporary.write_bytes(data))

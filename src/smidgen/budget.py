@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from smidgen.archive import Archive
+from smidgen.disk import replace_file
 from smidgen.errors import InputError
-from smidgen.file import replace_file
 
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 

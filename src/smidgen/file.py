@@ -6,13 +6,10 @@ import json
 import math
 import os
 import struct
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,23 +23,15 @@ from smidgen.container import REASONS, open_header, text_of
 from smidgen.errors import FormatError, InputError, WeightError
 from smidgen.label import parse_labels, text_of_labels
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 __all__ = [
     "FAST",
     "SMALLEST",
     "TensorInfo",
-    "alone_in",
     "codecs_named",
     "file_size",
     "inspect",
     "outline",
     "read",
-    "remove_torn",
-    "replace_file",
     "section_sizes",
     "write",
 ]
@@ -466,61 +455,3 @@ def _triple(value: object) -> tuple[float, ...]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
-
-
-def replace_file(path: str | os.PathLike[str], write_to: Callable[[Path], object]) -> None:
-    """Makes a file under a temporary name beside ``path``, then renames it: whatever happens, nothing that was at
-    ``path`` is lost, and nothing half-written is found there.
-
-    Raises:
-        InputError: it cannot be written, and why.
-    """
-    path = Path(os.path.realpath(path))  # a link stays a link
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        write_to(Path(name))
-        with open(name, "rb") as stream:
-            os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder, until this one ends, however it ends; where the system has no such locks, not.
-
-    Raises:
-        InputError: another run is in it.
-    """
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise InputError(f"{folder}: another run is at work in it; wait for that, or give another folder") from None
-    except OSError:  # network file systems without locks
-        pass
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def remove_torn(path: Path) -> None:
-    """Removes what a kill has left of a file while it was written; for those who are the only one to write it."""
-    for torn in path.parent.glob(f".{path.name}.*"):
-        torn.unlink(missing_ok=True)

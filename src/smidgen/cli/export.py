@@ -58,8 +58,8 @@ def export(
     network as it is in FILE. See it with: python -m http.server -d FOLDER
     """
     from smidgen.archive import open_archive
+    from smidgen.disk import replace_file
     from smidgen.errors import ModelError
-    from smidgen.file import replace_file
     from smidgen.preprocess import with_preprocessing
 
     if (kind == "onnx-int8") != (data is not None):

@@ -8,8 +8,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from smidgen.disk import replace_file
 from smidgen.errors import InputError
-from smidgen.file import replace_file
 from smidgen.report.document import Section, document
 
 __all__ = ["FACTS", "PAGE", "ready", "write_report"]

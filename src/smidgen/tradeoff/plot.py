@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from smidgen.file import remove_torn, replace_file
+from smidgen.disk import remove_torn, replace_file
 from smidgen.tradeoff.points import Row, front
 
 if TYPE_CHECKING:

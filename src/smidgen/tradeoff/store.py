@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import astuple, fields, replace
 from pathlib import Path
 
+from smidgen.disk import remove_torn, replace_file
 from smidgen.errors import InputError
-from smidgen.file import remove_torn, replace_file
 from smidgen.tradeoff.points import Result, Row, Work
 
 __all__ = ["DATABASE", "is_there", "keep", "keep_all", "open_rows", "opened_store", "rows_of"]

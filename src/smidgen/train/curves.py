@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from smidgen.file import replace_file
+from smidgen.disk import replace_file
 from smidgen.train.run import Outcome
 
 __all__ = ["draw"]

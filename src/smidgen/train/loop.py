@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from smidgen import distributed
 from smidgen.archive import Preprocessing
+from smidgen.disk import replace_file
 from smidgen.errors import ModelError
-from smidgen.file import replace_file
 from smidgen.train.fold import NORMS
 from smidgen.train.pictures import Labelled, Pictures, batches
 from smidgen.train.recipe import Schedule, Stage

@@ -20,8 +20,8 @@ from torch import nn
 from smidgen import distributed
 from smidgen.archive import open_archive
 from smidgen.code import Code
+from smidgen.disk import alone_in, remove_torn, replace_file
 from smidgen.errors import InputError, ModelError, RecipeError
-from smidgen.file import alone_in, remove_torn, replace_file
 from smidgen.reporter import SILENT, Reporter
 from smidgen.train.families.train import Train
 from smidgen.train.family import Family
