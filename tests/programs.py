@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.code import Affine, Code, Table
@@ -112,6 +113,19 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
             Resize(1, 2, tuple((i // 2, 77 * i) for i in range(3)) + ((4, 3),) * 3, ((0, 0), (3, 255))),
         ),
     )
+    return {
+        "wide": _wide(rng),
+        "convolutions": (convolutions, [held[0], bias, *held[1:]]),
+        "pools": (pools, []),
+        "pairs": (pairs, []),
+        "joined": (joined, [weights(rng, shape, "trellis") for shape in ((3, 3, 1, 1), (4, 3, 3, 3), (3, 7, 4, 5))]),
+        "moved": (moved, []),
+        **_binary(rng, bias),
+    }
+
+
+def _wide(rng: np.random.Generator) -> tuple[Program, list[Record]]:
+    """Rows and channels that do not fill vectors, and weights of all rules."""
     wide_shape = {"height": 2, "width": 13, "channels": 17, "pitch": 17, "zero": 50, "scale": 0.03}
     wide = program_of(
         [{**SQUARE, "width": 13, "height": 2}, wide_shape, wide_shape, {**NUMBERS, "channels": 2}],
@@ -132,6 +146,11 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
         ),
         Code(rng.integers(-99, 99, 17).astype(np.int16), Affine.per_tensor(0.01)),
     ]
+    return wide, wide_records
+
+
+def _binary(rng: np.random.Generator, bias: NDArray[np.float32]) -> dict[str, tuple[Program, list[Record]]]:
+    """Layers of one bit both ways."""
     signed = program_of(
         [
             SQUARE,
@@ -149,23 +168,8 @@ def small_programs() -> dict[str, tuple[Program, list[Record]]]:
         ],
         [Convolution(0, 1, 2, NO_RECORD, (1, 1)), Signs(1, 2), SignsConvolution(2, 3, 0, 1, 38, (2, 3), top=1, left=1)],
     )
-    return {
-        "wide": (wide, wide_records),
-        "convolutions": (convolutions, [held[0], bias, *held[1:]]),
-        "pools": (pools, []),
-        "pairs": (pairs, []),
-        "joined": (joined, [weights(rng, shape, "trellis") for shape in ((3, 3, 1, 1), (4, 3, 3, 3), (3, 7, 4, 5))]),
-        "moved": (moved, []),
-        "signs": (signed, [weights(rng, (5, 3, 2, 3), "signs"), bias[:5]]),
-        "many signs": (
-            many_signed,
-            [
-                weights(rng, (20, 38, 2, 3), "signs"),
-                np.arange(20, dtype=np.float32),
-                weights(rng, (38, 3, 1, 1), "trellis"),
-            ],
-        ),
-    }
+    many: list[Record] = [weights(rng, (20, 38, 2, 3), "signs"), bias, weights(rng, (38, 3, 1, 1), "trellis")]
+    return {"signs": (signed, [weights(rng, (5, 3, 2, 3), "signs"), bias[:5]]), "many signs": (many_signed, many)}
 
 
 def small_files() -> dict[str, bytes]:

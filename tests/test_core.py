@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import shutil
 import subprocess
@@ -138,6 +139,17 @@ def test_vectors_are_used(native: Core, tmp_path: Path) -> None:
         symbols = np.random.default_rng(4).integers(120, 134, math.prod(shape), np.uint8).tobytes()
         data = native.encode(codec, shape, symbols)
         assert (idle.decode(codec, shape, data)[1] == bytes(len(symbols))) is left
+
+
+@pytest.mark.skipif(not _core.lib.smidgen_can(_core.lib.SMIDGEN_AVX512_VNNI), reason="needs a processor with VNNI")
+def test_bits_are_counted_where_the_processor_can(tmp_path: Path) -> None:
+    """What Linux says that it has, against what the core finds out."""
+    probe = f'#include "{ROOT}/core/src/engine.h"\nint probe(void) {{ smidgen_kernels k; '
+    probe += "return smidgen_kernels_of(SMIDGEN_AVX512_VNNI, &k) && k.packed_differences; }"
+    changed(tmp_path, probe=probe)
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[1].split("\n", 1)[0].split()
+    counts = {"bmi2", "avx512vbmi", "avx512_vpopcntdq"} <= set(flags)
+    assert ctypes.CDLL(str(tmp_path / "core.so")).probe() == counts
 
 
 @pytest.mark.parametrize("codec", [_core.lib.SMIDGEN_MIXED, _core.lib.SMIDGEN_MIXED64])

@@ -4,7 +4,7 @@
 
 enum {
     PIXELS = 48,  /* of an output row at once */
-    SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535; two pixels as one ask first */
+    SIGNS = 16896 /* bytes for what they read: at least a row of a kernel, of which 4 x columns x fours <= 65535 */
 };
 
 /* Whether the pixels under a row of the kernel are fetched from the first to the last one's, or place by place. */
