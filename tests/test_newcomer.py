@@ -158,6 +158,26 @@ def test_weights_alone_are_no_network(folder: Path) -> None:
     assert "holds only weights" in said
 
 
+class Placed(nn.Module):
+    """What is added for each place belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places, self.layer = nn.Parameter(torch.randn(1, 8)), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x + self.places)
+
+
+def test_a_plan_tells_what_it_leaves_alone(folder: Path) -> None:
+    onnx.save(from_module(Placed(), (8,)).onnx(), "m.onnx")
+    status, said = run("compress", "m.onnx", "--plan", "int8", "-o", "m.smidgen")
+    assert status == 0, said
+    assert [line for line in said.splitlines() if "kept" in line] == [
+        "kept without loss: places, which no step of the plan changes"
+    ]
+
+
 def test_a_network_that_gives_more_than_classes_is_compared_by_its_outputs(folder: Path) -> None:
     """As one that finds things in pictures."""
     detector = from_module(nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(2)), (3, 12, 12), Preprocessing(12, 12))

@@ -58,7 +58,7 @@ def transform(
     if layers is None:
         layers = [name for name, weight in weights.items() if weight.ndim > 1]
     for number, (pattern, method) in enumerate(plan.steps, 1):
-        where = f"step {number} ({pattern!r})"
+        where = f"step {number}" if pattern == LAYERS else f"step {number} ({pattern!r})"
         live = {name: checked(weight, name) for name, weight in _live(done, pattern, layers, where).items()}
         try:
             resolved = method.resolve(live, {name: known[name] for name in live if name in known})

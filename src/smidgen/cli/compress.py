@@ -113,6 +113,20 @@ def compress(
     _by_limit(model, given, (size, max_drop, budget), (finetune, pictures, seed), codec, output, report, as_json)
 
 
+def _tell_what_is_kept(before: Archive, after: Archive) -> None:
+    """What no step of a plan has changed, of two and more axes; of one there are biases and the like."""
+    import numpy as np
+
+    from smidgen.code import Code
+
+    for name, tensor in after.tensors.items():
+        known = before.tensors[name]
+        if isinstance(tensor, Code) or isinstance(known, Code) or tensor.ndim < 2:
+            continue
+        if np.array_equal(tensor, known):
+            click.echo(f"kept without loss: {name}, which no step of the plan changes", err=True)
+
+
 def _by_plan(
     model: str,
     plan_name: str,
@@ -142,6 +156,8 @@ def _by_plan(
         else:
             examples = split(all_in(data, loaded), None, pictures, seed)
     archive = compress_by_plan(loaded, plan)
+    if plan.steps:
+        _tell_what_is_kept(loaded, archive)
     if examples:
         archive = with_program(
             archive, examples.calibration, Reporter(progress, lambda line: click.echo(line, err=True))
