@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from digits import small, write_digits
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import smidgen
 from smidgen.cli import main
@@ -365,9 +365,14 @@ def test_a_file_that_is_gone_is_made_again(digits: Path, dense: Path, tmp_path: 
     assert any("2-prune.smidgen: gone or changed" in line for line in said)
 
 
-def test_a_damaged_checkpoint_is_told(digits: Path, dense: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["no file of tensors", "other tensors"])
+def test_a_checkpoint_that_cannot_be_taken_up_is_told(damage: str, digits: Path, dense: Path, tmp_path: Path) -> None:
     text = continued(dense, 'method = "Prune"\nepochs = 1', tmp_path / "out")
-    (tmp_path / "out/checkpoint.safetensors").write_bytes(b"damaged")
+    checkpoint = tmp_path / "out/checkpoint.safetensors"
+    checkpoint.write_bytes(b"damaged")
+    if damage == "other tensors":  # as of another version
+        epoch = {"stage": "prune", "epoch": 1, "loss": 1.0, "accuracy": 50.0, "seconds": 1.0}
+        save_file({"module.gone": torch.zeros(1)}, checkpoint, {"history": json.dumps([epoch])})
     said: list[str] = []
     run(text, digits, tmp_path / "out", Reporter(say=said.append))
     assert any("checkpoint.safetensors: damaged, or of another stage; prune begins anew" in line for line in said)

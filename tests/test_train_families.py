@@ -333,3 +333,13 @@ def test_pruning_that_has_seen_no_gradient_goes_by_magnitude(importance: str, sc
     family.begin(layer, PICTURES)
     family.finish(layer)
     assert set(torch.nonzero(layer[0].weight.detach().reshape(-1)).flatten().tolist()) == set(largest.tolist())
+
+
+def test_the_price_of_a_bit_can_always_rise_again() -> None:
+    """However long bits were fewer than asked for."""
+    network = nn.Sequential(nn.Linear(40, 50), nn.ReLU(), nn.Linear(50, 40))
+    family = Squeeze(bits=4.0)
+    family.begin(network, torch.zeros(4, 40))
+    network.get_buffer("bit_price").fill_(0)
+    family.update(network, 1.0, 0)
+    assert float(network.get_buffer("bit_price")) == pytest.approx(1e-6)

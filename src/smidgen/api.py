@@ -88,13 +88,12 @@ def compress(
         >>> 297_000 <= len(write(archive)) <= 300_000
         True
     """
-    if isinstance(module, str | os.PathLike):
-        module = read_model(os.fspath(module))
-    if isinstance(module, Archive):
-        model = module if preprocessing is None else replace(module, preprocessing=preprocessing)
-        model = model if not labels else replace(model, labels=labels)
+    read = read_model(os.fspath(module)) if isinstance(module, str | os.PathLike) else module
+    if isinstance(read, Archive):
+        known = {"preprocessing": preprocessing or read.preprocessing, "labels": labels or read.labels}
+        model = replace(read, **known)  # type: ignore[arg-type]
     else:
-        model = described("the module", module, input_shape, preprocessing, labels, inputs)
+        model = described("the module", read, input_shape, preprocessing, labels, inputs)
     if plan is not None:
         if size is not None or max_drop is not None:
             raise InputError("give one of plan, size and max_drop")

@@ -11,7 +11,7 @@ from smidgen.errors import FormatError, InputError, ModelError
 from smidgen.file import parse_preprocessing
 from smidgen.label import parse_labels, text_of_labels
 
-__all__ = ["PREPROCESSING", "note_", "take_notes_"]
+__all__ = ["note_", "take_notes_"]
 
 PREPROCESSING, LABELS = "smidgen.preprocessing", "smidgen.labels"
 """Keys of the model's ``metadata_props``: JSON with the fields of ``Preprocessing``; and for each class its id, a tab,

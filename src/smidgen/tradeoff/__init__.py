@@ -88,9 +88,7 @@ def sweep(
         raise InputError(f"{output}: lies in the folder of pictures; give another -o, or its plot would be one of them")
     if not (sizes or max_drops or plans):
         sizes = default_sizes(loaded)
-    targets = [Target(size=size, seed=seed) for seed in seeds for size in sizes]
-    targets += [Target(max_drop=drop, seed=seed) for seed in seeds for drop in map(float, max_drops)]
-    targets += [Target.by_plan(plan, seed) for seed in seeds for plan in plans]
+    targets = _targets(sizes, max_drops, plans, seeds)
     with opened_store(output, work) as store:
         done = {row.name for row in rows_of(store) if row.failed is not None or is_there(output, row)}
         left = [target for target in dict.fromkeys(targets) if target.name not in done]
@@ -103,3 +101,11 @@ def sweep(
             rows = rows_of(store)
             write_front(output, rows, reporter)
     return rows
+
+
+def _targets(
+    sizes: Sequence[int], max_drops: Sequence[float], plans: Sequence[str], seeds: Sequence[int]
+) -> list[Target]:
+    targets = [Target(size=size, seed=seed) for seed in seeds for size in sizes]
+    targets += [Target(max_drop=drop, seed=seed) for seed in seeds for drop in map(float, max_drops)]
+    return targets + [Target.by_plan(plan, seed) for seed in seeds for plan in plans]
