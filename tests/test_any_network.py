@@ -393,6 +393,35 @@ def test_what_is_not_beside_sigmoids_is_no_detection(last: nn.Module) -> None:
     assert outputs_of(plain, [answer])[0].kind in ("values", "chances")
 
 
+class Detector(nn.Module):
+    """Coordinates and chances from layers of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.boxes, self.found = (
+            nn.Sequential(
+                nn.Conv2d(3, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, 24, 3, 2, 1), nn.ReLU(), nn.Conv2d(24, n, 1)
+            )
+            for n in (4, 5)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([(80 + 9 * self.boxes(x)).flatten(2), (9 * self.found(x) - 2).sigmoid().flatten(2)], 1)
+
+
+def test_a_detector_is_squeezed_for_what_it_finds() -> None:
+    torch.manual_seed(0)
+    module, given = Detector(), RNG.uniform(-1, 1, (40, 3, 32, 32)).astype(np.float32)
+    seen = [given[i : i + 1] for i in range(30)]
+    answer = Engine(from_module(module, (3, 32, 32)).onnx())({"image": given})[0]
+    harm = {}
+    for outputs, epochs in ((None, 0), ("values", 0), (None, 1)):
+        archive = smidgen.compress(module, seen, size=4_000, input_shape=(3, 32, 32), outputs=outputs, finetune=epochs)
+        other = Engine(archive.onnx())({"image": given})[0]
+        harm[outputs, epochs] = divergence(Output("scores", "detections", 1, (0, 4)), answer, other).mean()
+    assert 4 * max(harm[None, 0], harm[None, 1]) < harm["values", 0]
+
+
 ANSWERS = [
     (Output("y", "scores", 1), lambda y: y),
     (Output("y", "probabilities", 1), lambda y: y.softmax(1)),
