@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from test_int8 import network
 from torch import nn
 
 from smidgen.archive import Archive, Preprocessing
@@ -103,6 +104,21 @@ def test_outliers_get_a_code_of_their_own_and_the_sum_is_exact() -> None:
     np.testing.assert_array_equal(both["2.weight"] + both[apart[0]], module[2].weight.detach().numpy())
     assert np.abs(both["2.weight"]).max() < 8
     assert bias_names(after, ["0.weight", "2.weight"]) == ["0.bias", "2.bias"]
+
+
+def test_a_bias_is_found_behind_views_and_what_is_added_by_place_is_none() -> None:
+    """As JAX writes a convolution: an axis more, a slice, an axis less, and then the bias."""
+    nodes = """
+        y = Conv(x, weight)
+        z = Slice(y, start, end)
+        u = Squeeze(z, axis)
+        v = Add(u, bias)
+        p = Add(u, places)
+        w = Add(v, p)"""
+    constants = {"start": np.int64([0, 0]), "end": np.int64([9, 9]), "axis": np.int64([3]), "weight": (32, 3, 2, 1)}
+    constants |= {"bias": (1, 32, 1), "places": (1, 32, 4)}
+    archive = archive_of(network("float[n,3,5,1] x", "float[n,32,4] w", nodes, **constants))
+    assert bias_names(archive, ["weight"]) == ["bias"]
 
 
 def test_a_weight_with_outliers_apart_is_measured_as_if_whole() -> None:

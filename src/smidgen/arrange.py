@@ -117,8 +117,10 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
         ['bias']
     """
     graph, sources = onnx.load_from_string(archive.graph).graph, {name: name for name in weights}
-    found = set()
+    vectors = {n for n, tensor in archive.tensors.items() if sum(size > 1 for size in _plain(tensor).shape) < 2}
+    found: set[str] = set()
     for inner in graphs_of(graph):
+        answers: set[str] = set()
         for node in inner.node:
             summed = node.op_type == "Add" and isinstance(archive.tensors.get(node.input[1]), Code)  # outliers
             if (node.op_type in _VIEWS or summed) and node.input[0] in sources:
@@ -128,11 +130,12 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
                     found |= set(node.input[2:3])
                 elif node.op_type in _RECURRENT:
                     found |= set(node.input[3:4])
-                elif node.op_type == "MatMul":
-                    found |= {
-                        name for other in inner.node if other.op_type == "Add" and node.output[0] in other.input
-                        for name in other.input
-                    }  # fmt: skip
+                if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
+                    answers |= set(node.output)
+            elif node.op_type in (*_VIEWS, "Slice") and node.input[0] in answers:
+                answers |= set(node.output)
+            elif node.op_type == "Add" and answers.intersection(node.input):
+                found |= vectors & set(node.input)
     return [name for name in archive.tensors if name in found and name not in sources]
 
 
