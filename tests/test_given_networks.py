@@ -14,15 +14,17 @@ from torch import nn
 from smidgen.archive import Archive, Preprocessing
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome
-from smidgen.code import Affine, Code
+from smidgen.code import Affine, Code, Stats
 from smidgen.examples import batches, examples_from
 from smidgen.measure import measure
 from smidgen.network import Network
 from smidgen.onnx_file import archive_of
-from smidgen.pipeline import Settings, squeeze_to_budget
+from smidgen.parts import split, split_like, taken_out
+from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.read import from_module
 from smidgen.reference import Reference
 from smidgen.run.session import Engine
+from smidgen.squeezer import Squeezer
 from smidgen.zoo import build
 
 PREPROCESSING = Preprocessing(9, 9, std=(60.0, 60.0, 60.0))
@@ -95,15 +97,33 @@ def spiky() -> tuple[nn.Module, Archive]:
     return module, from_module(module, (3, 9, 9), PREPROCESSING)
 
 
-def test_outliers_get_a_code_of_their_own_and_the_sum_is_exact() -> None:
+def apart(archive: Archive) -> Archive:
+    """The network with the spikes in a code of their own."""
+    spikes = (archive.weights()["2.weight"] > 50).astype(np.int16)
+    return split(archive, {"2.weight": Code(spikes, Affine.per_tensor(56.0))})
+
+
+def test_a_part_gets_a_code_of_its_own_and_the_sum_is_exact() -> None:
     module, before = spiky()
-    after = arranged(before)
-    apart = [name for name, tensor in after.tensors.items() if isinstance(tensor, Code)]
-    assert len(apart) == 1
+    after = apart(before)
+    assert taken_out(after) == {"2.weight": "2.weight_2"}
     both = after.weights()
-    np.testing.assert_array_equal(both["2.weight"] + both[apart[0]], module[2].weight.detach().numpy())
+    np.testing.assert_array_equal(both["2.weight"] + both["2.weight_2"], module[2].weight.detach().numpy())
     assert np.abs(both["2.weight"]).max() < 8
     assert bias_names(after, ["0.weight", "2.weight"]) == ["0.bias", "2.bias"]
+    assert split_like(before, after).tensors.keys() == after.tensors.keys()
+    assert split_like(after, after) is after
+
+
+def test_a_program_adds_the_part_as_the_graph_does() -> None:
+    _, before = spiky()
+    pictures = list(np.random.default_rng(0).integers(0, 256, (8, 9, 9, 3), np.uint8))
+    before = with_program(before, pictures)
+    after = apart(before)
+    x = np.concatenate([batch["image"] for batch in batches(pictures, before, 8)])
+    wanted, found = (archive.runner(engine="native")(x) for archive in (before, after))
+    np.testing.assert_array_equal(wanted, found)
+    assert after.program != before.program
 
 
 def test_a_bias_is_found_behind_views_and_what_is_added_by_place_is_none() -> None:
@@ -121,13 +141,13 @@ def test_a_bias_is_found_behind_views_and_what_is_added_by_place_is_none() -> No
     assert bias_names(archive, ["weight"]) == ["bias"]
 
 
-def test_a_weight_with_outliers_apart_is_measured_as_if_whole() -> None:
+def test_a_weight_of_two_parts_is_measured_as_if_whole() -> None:
     module, before = spiky()
     x = [np.random.default_rng(0).normal(size=(4, 3, 9, 9)).astype(np.float32) for _ in range(3)]
-    whole, apart = measure(module, x), measure(Network(arranged(before)), x)
-    assert apart.keys() == whole.keys()
+    whole, parted = measure(module, x), measure(Network(apart(before)), x)
+    assert parted.keys() == whole.keys()
     for name, stats in whole.items():
-        np.testing.assert_allclose(apart[name].second_moment, stats.second_moment, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(parted[name].second_moment, stats.second_moment, rtol=1e-4, atol=1e-6)
 
 
 def test_outliers_do_not_make_the_grid_of_the_others_coarse() -> None:
@@ -145,4 +165,8 @@ def test_a_network_of_the_zoo_keeps_its_weights_whole() -> None:
     archive = from_module(build("squeezenet1_1", classes=2), (3, 32, 32))
     weight = np.array(archive.tensors["features.0.weight"])
     weight[0, 0, 0, 0] = 1e4
-    assert arranged(replace(archive, tensors={**archive.tensors, "features.0.weight": weight})).module() is not None
+    archive = replace(archive, tensors={**archive.tensors, "features.0.weight": weight})
+    squeezer = Squeezer(archive, {"features.0.weight": Stats(np.eye(27), 2.0, 1)})
+    assert not taken_out(squeezer(1e-6)[0])
+    assert squeezer(1e-6)[0].module() is not None
+    assert taken_out(replace(squeezer, original=replace(archive, metadata={}))(1e-6)[0])

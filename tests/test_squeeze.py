@@ -179,3 +179,27 @@ def test_magnitude_of_the_weights_does_not_matter(magnitude: float) -> None:
     code = Squeeze(1e-3 * magnitude**2 if magnitude > 1 else 1e-90)(weight * np.float32(magnitude))
     error = code.values() / np.float32(magnitude) - weight
     assert 0 < np.abs(error).max() < 0.3
+
+
+@given(
+    seed=st.integers(0, 99), largest=st.sampled_from([1.0, 30.0, 1e3, 1e6]), rate=st.sampled_from([1e-7, 1e-5, 1e-3])
+)
+@settings(deadline=None, max_examples=25)
+def test_two_codes_harm_little_whatever_the_largest_weight(seed: int, largest: float, rate: float) -> None:
+    """What is left of a weight is exact, and harms about as much as if there were no outlier."""
+    weight = np.random.default_rng(seed).normal(0, 0.1, (40, 30)).astype(np.float32)
+    plain = harm(weight, Squeeze(rate)(weight), Stats(np.eye(30), 2.0, 1))
+    weight[seed % 40, 7] = largest
+    squeeze = Squeeze(rate)
+    coarse = squeeze.coarse(weight)
+    taken = np.zeros_like(weight) if coarse is None else coarse.values()
+    rest = weight - taken
+    np.testing.assert_array_equal(rest + taken, weight)
+    found = harm(rest, squeeze(rest), Stats(np.eye(30), 2.0, 1))
+    assert found < 1.5 * plain if largest < 1e4 else coarse is not None
+    assert coarse is None or np.abs(coarse.symbols).max() <= 127
+
+
+def test_one_code_is_enough_for_weights_of_like_size() -> None:
+    assert Squeeze(1e-4).coarse(normal) is None
+    assert Squeeze(1e-4).coarse(np.zeros_like(normal)) is None

@@ -16,14 +16,14 @@ from third_party.common import Row, in_package, squeezed
 
 BAR = 2_800_000
 PARTS = {
-    "det": ("ch_PP-OCRv4_det_infer.onnx", 1_046_000),
+    "det": ("ch_PP-OCRv4_det_infer.onnx", 960_000),
     "cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 110_000),
-    "rec": ("ch_PP-OCRv4_rec_infer.onnx", 1_700_000),
+    "rec": ("ch_PP-OCRv4_rec_infer.onnx", 1_725_000),
 }
-"""The three networks, and what each of their files may take; at 5.4 bits a weight no step of the detector is finer."""
+"""The three networks, and what each of their files may take."""
 
 JUDGED, TOGETHER = 100, 4
-LINES, PAGES, WINDOWS = 72, 24, 2
+LINES, PAGES, WINDOWS = 240, 60, 1
 """Lines and pages to calibrate on, and parts of each page for the detector."""
 
 WINDOW = 256, 320

@@ -18,9 +18,6 @@ from smidgen.run.onnx_graph import STANDARD, graphs_of, inner_graphs
 
 __all__ = ["WIDE", "arranged", "bias_names", "layer_weights"]
 
-OUTLIER = 10.0
-"""Weights beyond so many times the root mean square of the others are outliers."""
-
 WIDE = 8192
 """Outputs of a weight beyond which their moments would be too large; it then is kept with its inputs first."""
 
@@ -47,8 +44,7 @@ def arranged(archive: Archive) -> Archive:
 
     What is computed from weights alone is computed once; a batch normalization becomes part of the convolution before
     it; weights that are kept the other way round are turned, and the graph turns them back (any runtime does that once,
-    when it loads); outliers, which would make the grid of all others coarse, are mostly moved to a code of their own,
-    which the graph adds. Answers stay the same up to rounding.
+    when it loads). Answers stay the same up to rounding.
 
     Args:
         archive: uncompressed; codes are left alone.
@@ -122,7 +118,7 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
     for inner in graphs_of(graph):
         answers: set[str] = set()
         for node in inner.node:
-            summed = node.op_type == "Add" and isinstance(archive.tensors.get(node.input[1]), Code)  # outliers
+            summed = node.op_type == "Add" and isinstance(archive.tensors.get(node.input[1]), Code)  # a part
             if (node.op_type in _VIEWS or summed) and node.input[0] in sources:
                 sources[node.output[0]] = sources[node.input[0]]
             elif any(name in sources for name in node.input[:3]):
@@ -377,20 +373,8 @@ class _Work:
             if tensor.dtype != np.float32:
                 steps.append(("Cast", [], {"to": _kind(tensor)}))
             self.tensors[name] = np.ascontiguousarray(self.tensors[name], np.float32)
-            new += self._restored(name, [*self._without_outliers(name), *steps])
+            new += self._restored(name, steps)
         self._set_nodes([*new, *self.graph.node])
-
-    def _without_outliers(self, name: str) -> Iterator[tuple[str, list[str], dict[str, Any]]]:
-        """Takes the coarse part of outliers out of a weight, and gives the step that adds it again.
-
-        A class of the zoo takes its weights as they are, so these are left alone.
-        """
-        weight = np.asarray(self.tensors[name])
-        coarse = None if "zoo" in self.before.metadata else _coarse(weight)
-        if coarse is not None:
-            part = self._free(name)
-            self.tensors[name], self.tensors[part] = weight - coarse.values(), coarse
-            yield "Add", [part], {}
 
     def _restored(self, name: str, steps: list[tuple[str, list[str], dict[str, Any]]]) -> Iterator[Any]:
         """The nodes that undo what was done to a weight; what took the weight takes their result."""
@@ -457,28 +441,6 @@ def _order(tensor: NDArray[Any], wanted: set[str]) -> tuple[int, ...]:
     if tensor.shape[outputs] > WIDE:
         return (1 - outputs, outputs)
     return (outputs, 1 - outputs)
-
-
-def _coarse(weight: NDArray[np.float32]) -> Code | None:
-    """Outliers as multiples of a power of two, so that the sum of both parts is exact; None where there are few.
-
-    Example:
-        >>> weight = np.array([[1.0, -1.0] * 500 + [37.0, 1.0]], np.float32)
-        >>> code = _coarse(weight)
-        >>> code.values()[0, -2:], (weight - code.values())[0, -2:]
-        (array([32.,  0.], dtype=float32), array([5., 1.], dtype=float32))
-    """
-    sizes = np.abs(weight).astype(np.float64)
-    largest, limit = float(sizes.max(initial=0)), np.inf
-    for _ in range(20):
-        before, limit = limit, OUTLIER * float(np.sqrt((sizes[sizes <= limit] ** 2).mean()))
-        if limit in (0, before):
-            break
-    if largest <= limit or limit == 0:
-        return None
-    unit = 2.0 ** np.ceil(np.log2(max(2 * limit, largest / 127)))
-    symbols = np.rint(weight / unit).astype(np.int16)
-    return Code(symbols, Affine.per_tensor(unit)) if symbols.any() else None
 
 
 def _plain(tensor: Code | NDArray[Any]) -> NDArray[Any]:

@@ -21,11 +21,12 @@ from smidgen.file import SMALLEST, file_size
 from smidgen.lower import lower
 from smidgen.methods import Method
 from smidgen.network import Network
+from smidgen.parts import split_like, taken_out
 from smidgen.reference import Reference
 from smidgen.refine import targets
 from smidgen.repair import Lesson, repair
 from smidgen.reporter import SILENT, Reporter
-from smidgen.squeezer import BIASES, FINEST, Squeezer
+from smidgen.squeezer import BIASES, Squeezer
 from smidgen.survey import measured
 
 __all__ = ["Settings", "describe", "squeeze_to_budget", "with_program"]
@@ -42,9 +43,6 @@ REFINED = 250
 
 TRIES, STEEP = 3, 10.0
 """Files that are made of targets until one fits, and the power of its bytes that the rate goes with."""
-
-SMALL = 65_536
-"""Weights that may be kept as short floats have so many numbers at most."""
 
 FULL = 0.99
 """A file made of targets has at least this part of the bytes of the one before."""
@@ -110,8 +108,7 @@ def squeeze_to_budget(
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
-    finest = _finest_harm(original, stats, reference, reporter, outcome.budget)
-    squeezer = Squeezer(original, stats, settings.codecs, biases, harm, finest)
+    squeezer = Squeezer(original, stats, settings.codecs, biases, harm)
     run = _Run(outcome, squeezer, reference, reporter)
     search(outcome, run.attempt, FIRST_RATE, _count(original, stats))
     run.refine(examples.calibration[:REFINED], settings.seed)
@@ -187,6 +184,8 @@ class _Run:
                 advance,
                 self.reference.outputs,
             )
+        weights = archive.weights()
+        found |= {name: found[name] - weights[part] for name, part in taken_out(archive).items() if name in found}
         # the other codes stay, since the targets make up for their errors
         squeezer = replace(self.squeezer, original=replace(archive, tensors={**archive.tensors, **found}))
         rate, aim = best.nats_per_bit, budget.size - budget.margin
@@ -219,7 +218,8 @@ class _Run:
             self._judged(*replace(self.squeezer, original=repaired)(rate), rate, repaired=True)
 
         self.reporter.say(f"distilling {lesson.epochs} epochs on {len(lesson.items):,} examples")
-        repair(lesson, self.squeezer.original, start.archive, self.reporter.progress, judge)
+        original = split_like(self.squeezer.original, start.archive)
+        repair(lesson, original, start.archive, self.reporter.progress, judge)
 
     def explain(self) -> None:
         """Measures each layer's harm alone and keeps it in the file, if it does not grow beyond the size for that."""
@@ -230,7 +230,7 @@ class _Run:
         squeezed = {name: tensor for name, tensor in archive.tensors.items() if name in squeezer.stats}
         codes = {name: tensor for name, tensor in squeezed.items() if isinstance(tensor, Code)}
         with self.reporter.progress(len(codes), "each layer alone") as advance:
-            harm = self.reference.harm_alone(squeezer.original, codes, advance, outcome.budget)
+            harm = self.reference.harm_alone(split_like(squeezer.original, archive), codes, advance, outcome.budget)
         if len(harm) < len(codes):
             return
         explained = replace(archive, metadata=explanation(squeezer.original.metadata, harm, best.fidelity))
@@ -246,21 +246,6 @@ def _count(archive: Archive, names: Iterable[str]) -> int:
 def _bias_harm(original: Archive, names: Sequence[str], method: Method, reference: Reference) -> float:
     coarse = {name: method(np.asarray(original.tensors[name])) for name in names}
     return reference.fidelity(replace(original, tensors={**original.tensors, **coarse})).kl if coarse else 0.0
-
-
-def _finest_harm(
-    original: Archive, stats: Mapping[str, Stats], reference: Reference, reporter: Reporter, budget: Budget
-) -> dict[str, float]:
-    """What the finest codes of small weights cost alone, in nats: of depthwise convolutions, whose channels share their
-    statistics, measured; of others, expected."""
-    weights = {name: np.asarray(original.tensors[name]) for name in stats}
-    codes = {name: FINEST(w, stats[name]) for name, w in weights.items() if w.size <= SMALL}
-    found = {name: stats[name].harm(code.values() - weights[name]) for name, code in codes.items()}
-    depthwise = {n: code for n, code in codes.items() if code.symbols.ndim > 2 and code.shape[1] == 1 < code.shape[0]}
-    if depthwise:
-        with reporter.progress(len(depthwise), "depthwise layers") as advance:
-            found |= reference.harm_alone(original, depthwise, advance, budget)
-    return found
 
 
 def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.code import Code, Stats
 from smidgen.file import SMALLEST, file_size
 from smidgen.methods import Method, Quantize, Squeeze
+from smidgen.parts import split, taken_out
 from smidgen.plan import Plan
 from smidgen.transform import transform
 
-__all__ = ["BIASES", "FINEST", "Squeezer", "rounded"]
+__all__ = ["BIASES", "Squeezer"]
 
 BIASES = Quantize(bits=6), Quantize(bits=8)
 """For the biases of squeezed layers; on SqueezeNet 6 bits alone cost 0.00001 nats."""
@@ -28,33 +28,13 @@ FLOAT_BITS = 28
 """What a bit pattern of 32 bits takes once it is coded, about."""
 
 
-MANTISSA = 10
-"""Bits after the leading one, as in float16."""
-
-EXTRA_BITS = 14
-"""What such a float takes more than a symbol, once it is coded, about."""
-
-FINEST = Squeeze(1e-30)
-
-
-def rounded(weight: NDArray[Any]) -> NDArray[np.float32]:
-    """Floats of fewer bits, in float32; the zeros at their ends take no bytes.
-
-    Example:
-        >>> rounded(np.array([1.0001, -3.0], np.float32))
-        array([ 1., -3.], dtype=float32)
-    """
-    mantissa, exponent = np.frexp(weight)
-    return np.asarray(np.ldexp(np.rint(mantissa * 2.0 ** (MANTISSA + 1)), exponent - MANTISSA - 1), np.float32)
-
-
 @dataclass(frozen=True, eq=False)
 class Squeezer:
     """Makes files: what has statistics squeezed at one rate, its biases at 6 or 8 bits, the rest without loss.
 
-    A code has 255 levels, all of one scale. In a small convolution that normalization was folded into, weights of
-    different channels can differ by orders of magnitude, and no rate makes its code fine enough. Where that harms more
-    than its bytes are worth, such a weight is kept as floats of ``MANTISSA`` bits.
+    Where 255 levels of one scale are too few, as with outliers, or where normalization was folded into a convolution
+    whose channels then differ by orders of magnitude, a weight gets a second code (``Squeeze.coarse``). A class of the
+    zoo takes its weights whole, so there none does.
 
     Args:
         original: the network before; its float weights are what is squeezed.
@@ -62,7 +42,6 @@ class Squeezer:
         codecs: what the file is written with.
         biases: names of the biases that go with them.
         bias_harm: nats that biases of 6 and of 8 bits cost alone; they get more bits where these are worth it.
-        finest_harm: nats that the finest codes of some weights cost alone.
     """
 
     original: Archive
@@ -70,23 +49,32 @@ class Squeezer:
     codecs: tuple[str, ...] = SMALLEST
     biases: Sequence[str] = ()
     bias_harm: tuple[float, ...] = (0.0, 0.0)
-    finest_harm: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, rate: float) -> tuple[Archive, int]:
         """The archive for a rate in nats per bit, and the bytes of its file. Codes stay as they are."""
-        tensors = self.original.tensors
-        live = {name: tensor for name, tensor in tensors.items() if not isinstance(tensor, Code)}
-        done = dict(tensors)
-        spared = {n for n, harm in self.finest_harm.items() if n in live and harm > rate * EXTRA_BITS * live[n].size}
-        done |= {name: rounded(live[name]) for name in spared}
-        squeezed = [name for name in self.stats if name not in spared]
-        steps: list[tuple[Sequence[str], Method]] = [(squeezed, Squeeze(rate)), *self._biases(rate, live)]
+        squeeze = Squeeze(rate)
+        start = split(self.original, self._parts(squeeze))
+        live = {name: tensor for name, tensor in start.tensors.items() if not isinstance(tensor, Code)}
+        done = dict(start.tensors)
+        steps: list[tuple[Iterable[str], Method]] = [(self.stats, squeeze), *self._biases(rate, live)]
         for names, method in steps:
             weights = {name: live[name] for name in names if name in live}
             if weights:
                 done.update(transform(weights, Plan((("*", method),)), self.stats))
-        archive = replace(self.original, tensors=done)
+        archive = replace(start, tensors=done)
         return archive, file_size(archive, self.codecs)
+
+    def _parts(self, squeeze: Squeeze) -> dict[str, Code]:
+        """What is taken out of weights, by their names; of what is split already nothing."""
+        before = self.original
+        if "zoo" in before.metadata:
+            return {}
+        done = taken_out(before)
+        live = {
+            n: t for n, t in before.tensors.items() if n in self.stats and n not in done and not isinstance(t, Code)
+        }
+        found = {name: squeeze.coarse(np.asarray(weight), self.stats[name]) for name, weight in live.items()}
+        return {name: code for name, code in found.items() if code is not None}
 
     def _biases(self, rate: float, live: Mapping[str, Any]) -> Iterator[tuple[list[str], Method]]:
         """Which biases get how many bits. Not all change at the same rate, so that any size can be met."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from smidgen._core import ffi, lib
-from smidgen.code import Code, Elimination, Stats, Trellis, as_rows
+from smidgen.code import Affine, Code, Elimination, Stats, Trellis, as_rows
 from smidgen.errors import PlanError, WeightError
 from smidgen.methods.base import FloatArray, Method, checked
 
@@ -30,6 +30,18 @@ worth as much as whole passes."""
 BLOCK = 128
 HARM = (1e-15, 1e15)
 """Bits for the square of the largest weight: beyond these all is zero, or as fine as it gets."""
+
+TINY = 1e-6
+"""No scale is a smaller part of the largest weight."""
+
+HARM_BITS = 0.5 / math.log(2)
+"""What the errors of a weight cost at the wanted scale, in bits."""
+
+STEPS = (400, 200, 100, 50)
+"""Steps of a coarse code that are tried, in wanted scales; what is left of a weight is at most half of one."""
+
+PART_BITS = 600
+"""What a second code costs beside its symbols: its place in the index, and a node in the graph."""
 
 SMALLEST_UNIT = 1e-34
 """Weights far below this are zero."""
@@ -75,6 +87,60 @@ class Squeeze(Method):
 
     def __call__(self, weight: FloatArray, stats: Stats | None = None) -> Code:
         """The code of ``weight``; see ``Method``. Without statistics all errors harm alike."""
+        task = self._task(weight, stats)
+        inputs, outputs, columns, harm = task.inputs, task.outputs, task.columns, task.harm
+        row_harm = outputs.remaining / math.exp(np.log(outputs.remaining).mean())
+        scale = float(np.float32(max(task.wanted, task.finest)))
+        rule, answer = Trellis(float(np.float32(scale * task.unit))), (outputs.feedback, row_harm)
+        costs = _laplace(float(np.abs(columns).mean()) / (2 * scale))
+        for sample in range(SAMPLES):
+            part = slice(sample % len(columns), None, SHARE)
+            alone = _independent(len(harm[part])).feedback
+            chosen = _feed_back(np.ascontiguousarray(columns[part]), (alone, harm[part]), answer, scale, costs)
+            costs = _costs(Code(np.ascontiguousarray(chosen.T), rule), costs)
+        symbols = np.empty(columns.shape[::-1], np.int16)
+        symbols[:, inputs.order] = _feed_back(columns, (inputs.feedback, harm), answer, scale, costs).T
+        return Code(symbols.reshape(weight.shape), rule)
+
+    def coarse(self, weight: FloatArray, stats: Stats | None = None) -> Code | None:
+        """What to keep of ``weight`` in a code of its own, so that the rest can have a code as fine as it should be.
+
+        A code has 255 levels, all of one scale, so a few large weights can make it too coarse for all others. Multiples
+        of a step that is some hundred times the wanted scale are then taken out, where errors of a code without that,
+        counted in bits at the exchange rate, cost more than the bits of two codes. The rest is exact in float32.
+
+        Args:
+            weight: float32 of any shape.
+            stats: as for a call.
+
+        Returns:
+            The code to take out; None where one code does.
+
+        Example:
+            >>> weight = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
+            >>> weight[5, 3] = 1000
+            >>> coarse = Squeeze(nats_per_bit=0.01).coarse(weight)
+            >>> np.flatnonzero(coarse.symbols), float(np.abs(weight - coarse.values()).max()) < 30
+            (array([163]), True)
+        """
+        task = self._task(weight, stats)
+        if task.wanted >= task.finest:
+            return None
+        values = task.columns.astype(np.float64)
+        alone = _bits(values, 2 * task.finest) + HARM_BITS * (task.finest / task.wanted) ** 2
+        found = []
+        for levels in STEPS:
+            step = _short(max(levels * task.wanted, float(np.abs(values).max()) / LIMIT))
+            multiples = np.rint(values / step)
+            bits = _bits(multiples, 1) + _bits(values - step * multiples, 2 * task.wanted) + HARM_BITS
+            found.append((bits, step))
+        bits, step = min(found)
+        if (alone - bits) * weight.size < PART_BITS:
+            return None
+        step *= task.unit
+        return Code(np.rint(weight / np.float32(step)).astype(np.int16), Affine.per_tensor(step))
+
+    def _task(self, weight: FloatArray, stats: Stats | None) -> _Task:
         weight = checked(weight)
         if weight.ndim == 0:
             raise PlanError("Squeeze: a single number has no axis for a trellis; quantize it")
@@ -87,19 +153,46 @@ class Squeeze(Method):
         # half the second derivative, for the weights of an input, once later inputs have made up for what they can
         unit = _unit(rows)
         harm = np.clip(stats.sensitivity * inputs.remaining / 2 / self.nats_per_bit * unit**2, *HARM)
-        row_harm = outputs.remaining / math.exp(np.log(outputs.remaining).mean())
         columns = np.ascontiguousarray((rows.T[inputs.order] / unit), np.float32)
-        scale = _scale(columns, harm)
-        rule, answer = Trellis(float(np.float32(scale * unit))), (outputs.feedback, row_harm)
-        costs = _laplace(float(np.abs(columns).mean()) / (2 * scale))
-        for sample in range(SAMPLES):
-            part = slice(sample % len(columns), None, SHARE)
-            alone = _independent(len(harm[part])).feedback
-            chosen = _feed_back(np.ascontiguousarray(columns[part]), (alone, harm[part]), answer, scale, costs)
-            costs = _costs(Code(np.ascontiguousarray(chosen.T), rule), costs)
-        symbols = np.empty(rows.shape, np.int16)
-        symbols[:, inputs.order] = _feed_back(columns, (inputs.feedback, harm), answer, scale, costs).T
-        return Code(symbols.reshape(weight.shape), rule)
+        largest = float(np.abs(columns).max())
+        wanted = min(STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2), 2 * largest)
+        return _Task(inputs, outputs, columns, harm, unit, max(wanted, TINY), max(largest / (2 * LIMIT - 6), TINY))
+
+
+class _Task(NamedTuple):
+    """What there is to do for one weight.
+
+    Args:
+        inputs: the elimination of its inputs.
+        outputs: the same of its outputs.
+        columns: the weights of each input, in the order of elimination, in units.
+        harm: of a squared error in each of these, in bits.
+        unit: what they were divided by, a power of two.
+        wanted: the scale that theory wants, in units.
+        finest: the smallest with which the largest weight has a symbol.
+    """
+
+    inputs: Elimination
+    outputs: Elimination
+    columns: FloatArray
+    harm: NDArray[np.float64]
+    unit: float
+    wanted: float
+    finest: float
+
+
+def _short(step: float) -> float:
+    """The next number of five bits, so that its multiples are exact."""
+    mantissa, exponent = math.frexp(step)
+    return math.ldexp(math.ceil(32 * mantissa), exponent - 5)
+
+
+def _bits(values: NDArray[np.float64], step: float) -> float:
+    """The entropy of each of the multiples of ``step`` next to ``values``."""
+    symbols = np.rint(values / step).astype(np.int64).ravel()
+    counts = np.bincount(symbols - symbols.min())
+    counts = counts[counts > 0]
+    return float(counts @ np.log2(symbols.size / counts)) / symbols.size
 
 
 def nearest(code: Code, weight: FloatArray) -> Code:
@@ -135,13 +228,6 @@ def _unit(rows: FloatArray) -> float:
     """A power of two near the largest weight, so that sums of costs stay within what float32 tells apart."""
     largest = float(np.abs(rows).max())
     return 2.0 ** math.frexp(max(largest, SMALLEST_UNIT))[1]
-
-
-def _scale(columns: FloatArray, harm: NDArray[np.float64]) -> float:
-    """By theory, but no smaller than what lets the largest weight have a symbol."""
-    largest = float(np.abs(columns).max())
-    scale = STEP / math.sqrt(2) * math.exp(-np.log(harm).mean() / 2)
-    return float(np.float32(max(min(scale, 2 * largest), largest / (2 * LIMIT - 6), 1e-6)))
 
 
 def _feed_back(

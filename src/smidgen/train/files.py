@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from smidgen.archive import Archive, Preprocessing
@@ -19,7 +20,6 @@ from smidgen.pipeline import with_program
 from smidgen.read import from_module
 from smidgen.reporter import Reporter
 from smidgen.run.runner import Runner
-from smidgen.squeezer import rounded
 from smidgen.train.loop import inputs
 from smidgen.train.network import shown
 from smidgen.train.pictures import Labelled, Pictures
@@ -28,6 +28,9 @@ from smidgen.zoo import build
 __all__ = ["archive_of", "named_right", "rebuilt_archive_of"]
 
 BIASES = Quantize(bits=8)
+MANTISSA = 10
+"""Bits after the leading one of what is kept as floats, as in float16."""
+
 AT_ONCE = 100
 """Pictures that are measured at once."""
 
@@ -91,7 +94,7 @@ def _shortened(archive: Archive) -> dict[str, Any]:
     for name in codes:
         code = tensors[name]
         if isinstance(code, Code) and isinstance(code.rule, Affine) and code.rule.axis is not None:
-            tensors[name] = Code(code.symbols, replace(code.rule, scale=rounded(code.rule.scale)))
+            tensors[name] = Code(code.symbols, replace(code.rule, scale=_rounded(code.rule.scale)))
     return tensors
 
 
@@ -104,3 +107,14 @@ def named_right(runner: Runner, pictures: Labelled) -> float:
         scores = runner(np.asarray(x.numpy(), np.float32, order="C"))
         right += int((scores.argmax(1) == pictures.classes[places].numpy()).sum())
     return 100 * right / len(pictures)
+
+
+def _rounded(weight: NDArray[Any]) -> NDArray[np.float32]:
+    """Floats of fewer bits, in float32; the zeros at their ends take no bytes.
+
+    Example:
+        >>> _rounded(np.array([1.0001, -3.0], np.float32))
+        array([ 1., -3.], dtype=float32)
+    """
+    mantissa, exponent = np.frexp(weight)
+    return np.asarray(np.ldexp(np.rint(mantissa * 2.0 ** (MANTISSA + 1)), exponent - MANTISSA - 1), np.float32)
