@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from test_int8 import network
@@ -17,6 +18,7 @@ from smidgen.budget import Budget, Outcome
 from smidgen.code import Affine, Code, Stats
 from smidgen.examples import batches, examples_from
 from smidgen.measure import measure
+from smidgen.methods import Squeeze
 from smidgen.network import Network
 from smidgen.onnx_file import archive_of
 from smidgen.parts import split, split_like, taken_out
@@ -159,6 +161,30 @@ def test_outliers_do_not_make_the_grid_of_the_others_coarse() -> None:
     codes = {name: tensor for name, tensor in outcome.archive.tensors.items() if isinstance(tensor, Code)}
     assert len(np.unique(codes["2.weight"].symbols)) > 50
     assert isinstance(codes["2.weight_2"].rule, Affine)
+
+
+def test_channels_of_all_magnitudes_get_the_codes_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same function, but every channel of the first layer is another power of two smaller, as after folding."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (30, 9, 9, 3), np.uint8))
+
+    def divergence() -> float:
+        module = spiky()[0]
+        factors = 2.0 ** torch.linspace(0, -12, 16).round()
+        with torch.no_grad():
+            module[2].weight.clamp_(max=1)
+            module[0].weight *= factors[:, None, None, None]
+            module[0].bias *= factors
+            module[2].weight /= factors[:, None, None]
+        archive = from_module(module, (3, 9, 9), PREPROCESSING)
+        outcome = Outcome(Budget(size=6000))
+        squeeze_to_budget(archive, examples_from(pictures, archive, 20, 0), outcome)
+        assert outcome.best
+        assert outcome.best.fidelity
+        return outcome.best.fidelity.kl
+
+    found = divergence()
+    monkeypatch.setattr(Squeeze, "coarse", lambda *arguments: None)
+    assert found < 0.02 * divergence()
 
 
 def test_a_network_of_the_zoo_keeps_its_weights_whole() -> None:
