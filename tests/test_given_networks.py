@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from safetensors.numpy import load
 from test_int8 import network
 from torch import nn
 
@@ -17,6 +18,8 @@ from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome
 from smidgen.code import Affine, Code, Stats
 from smidgen.examples import batches, examples_from
+from smidgen.facts import facts_of
+from smidgen.file import write
 from smidgen.measure import measure
 from smidgen.methods import Squeeze
 from smidgen.network import Network
@@ -109,12 +112,41 @@ def test_a_part_gets_a_code_of_its_own_and_the_sum_is_exact() -> None:
     module, before = spiky()
     after = apart(before)
     assert taken_out(after) == {"2.weight": "2.weight_2"}
-    both = after.weights()
+    both = after.decoded()
     np.testing.assert_array_equal(both["2.weight"] + both["2.weight_2"], module[2].weight.detach().numpy())
     assert np.abs(both["2.weight"]).max() < 8
     assert bias_names(after, ["0.weight", "2.weight"]) == ["0.bias", "2.bias"]
+    np.testing.assert_array_equal(after.weights()["2.weight"], before.weights()["2.weight"])
+    assert after.weights().keys() == before.weights().keys()
+    stored = load(after.safetensors())
+    np.testing.assert_array_equal(stored["2.weight"], before.weights()["2.weight"])
+    assert stored.keys() == before.weights().keys()
     assert split_like(before, after).tensors.keys() == after.tensors.keys()
     assert split_like(after, after) is after
+
+
+def test_a_part_takes_no_name_that_is_there_and_leaves_answers_alone() -> None:
+    """A graph that also gives a weight and a constant, called as the part would be."""
+
+    def model(outputs: str) -> Archive:
+        nodes = "y = Gemm(x, w)"
+        return archive_of(network("float[n,16] x", outputs, nodes, w=(16, 16), w_2=np.float32([1, 2])))
+
+    one = Code(np.eye(16, dtype=np.int16), Affine.per_tensor(1.0))
+    assert not taken_out(split(model("float[n,16] y, float[16,16] w"), {"w": one}))
+    before = model("float[n,16] y, float[2] w_2")
+    after = split(before, {"w": one})
+    assert taken_out(after) == {"w": "w_3"}
+    x = {"x": np.ones((1, 16), np.float32)}
+    for wanted, found in zip(Engine(before.onnx())(x), Engine(after.onnx())(x), strict=True):
+        np.testing.assert_allclose(wanted, found, rtol=1e-5)
+
+
+def test_facts_count_a_weight_of_two_parts_once() -> None:
+    before = spiky()[1]
+    facts = [facts_of(write(archive), "x") for archive in (before, apart(before))]
+    assert facts[0]["weights"] == facts[1]["weights"]
+    assert {tensor["name"]: tensor["part_of"] for tensor in facts[1]["tensors"]}["2.weight_2"] == "2.weight"
 
 
 def test_a_program_adds_the_part_as_the_graph_does() -> None:
@@ -136,9 +168,10 @@ def test_a_bias_is_found_behind_views_and_what_is_added_by_place_is_none() -> No
         u = Squeeze(z, axis)
         v = Add(u, bias)
         p = Add(u, places)
-        w = Add(v, p)"""
+        m = Add(u, mask)
+        w = Sum(v, p, m)"""
     constants = {"start": np.int64([0, 0]), "end": np.int64([9, 9]), "axis": np.int64([3]), "weight": (32, 3, 2, 1)}
-    constants |= {"bias": (1, 32, 1), "places": (1, 32, 4)}
+    constants |= {"bias": (1, 32, 1), "places": (1, 32, 4), "mask": np.full((1, 32, 1), -np.inf, np.float32)}
     archive = archive_of(network("float[n,3,5,1] x", "float[n,32,4] w", nodes, **constants))
     assert bias_names(archive, ["weight"]) == ["bias"]
 

@@ -66,10 +66,12 @@ def in_package(package: str, *path: str) -> Path:
     return Path(next(iter(found.submodule_search_locations)), *path)
 
 
-def squeezed(original: Archive, data: Iterable[Any], size: int, path: Path, outputs: str | None = None) -> Archive:
+def squeezed(
+    original: Archive, data: Iterable[Any], size: int, path: Path, outputs: str | None = None, most: int = 2000
+) -> Archive:
     """The network compressed to a size, written to ``path``, and read back from there; what happens goes to stderr."""
     start, outcome = time.perf_counter(), Outcome(Budget(size=size))
-    examples = examples_from(data, original, most=2000, seed=0)
+    examples = examples_from(data, original, most, seed=0)
     reporter = Reporter(say=lambda line: print(f"{path.stem}: {line}", file=sys.stderr, flush=True))
     squeeze_to_budget(original, examples, outcome, Settings(outputs=outputs), reporter)
     reporter.say(f"{outcome.verdict()}; {time.perf_counter() - start:.0f} s, peak {peak():.2f} GB")

@@ -17,7 +17,7 @@ from third_party.common import Row, in_package, squeezed
 
 SIZE = 499_500
 BAR = 500_000
-JUDGED, CALIBRATED = 500, 2000
+JUDGED, CALIBRATED = 500, 6000
 PER_KIND = 60
 ROOTS = ("/usr", "/etc", "/opt", sys.prefix)
 
@@ -32,7 +32,7 @@ def run(folder: Path) -> Row:
     original = Magika(model_dir=source)
     archive = read_model(str(source / "model.onnx"))
     data = [{"bytes": features(original, path)} for path in calibration]
-    small = squeezed(archive, data, SIZE, folder / "magika.smidgen")
+    small = squeezed(archive, data, SIZE, folder / "magika.smidgen", most=CALIBRATED)
     shutil.copytree(source, folder / "magika", dirs_exist_ok=True)
     onnx.save(small.onnx(), folder / "magika" / "model.onnx")
     again = Magika(model_dir=folder / "magika")

@@ -117,5 +117,5 @@ def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pi
 
 def compress_by_plan(archive: Archive, plan: Plan) -> Archive:
     """The archive of a network, compressed after a plan; see ``compress``."""
-    tensors = transform(archive.weights(), plan, layers=layer_weights(archive))
+    tensors = transform(archive.decoded(), plan, layers=layer_weights(archive))
     return replace(archive, tensors=tensors, program=b"")  # that was made for other weights

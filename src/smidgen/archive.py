@@ -83,7 +83,16 @@ class Archive:
     program: bytes = b""
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Every weight as a plain array, decoded from its code; float32 where it was a code."""
+        """Every weight as a plain array, decoded from its code, or the sum of its two; float32 where it was a code."""
+        from smidgen.parts import taken_out
+
+        found = self.decoded()
+        for name, part in taken_out(self).items():
+            found[name] = found[name] + found.pop(part)
+        return found
+
+    def decoded(self) -> dict[str, NDArray[Any]]:
+        """Every tensor as a plain array, as the graph takes it: weights of two codes are in two parts."""
         import numpy as np
 
         from smidgen.code import Code
@@ -118,7 +127,7 @@ class Archive:
         from smidgen.onnx_notes import note_
         from smidgen.run.onnx_graph import fill_graph
 
-        model = fill_graph(self.graph, self.weights())
+        model = fill_graph(self.graph, self.decoded())
         note_(model, self)
         return model
 

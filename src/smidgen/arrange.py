@@ -95,12 +95,19 @@ def layer_weights(archive: Archive) -> list[str]:
     return [name for name in archive.tensors if name in found]
 
 
+def _may_be_bias(tensor: Code | NDArray[Any]) -> bool:
+    """Whether it has one axis, and is no mask, which may hold infinities."""
+    plain = _plain(tensor)
+    return sum(size > 1 for size in plain.shape) < 2 and bool(np.isfinite(plain).all())
+
+
 def _is_float(tensor: Code | NDArray[Any]) -> bool:
     return isinstance(tensor, Code) or bool(np.issubdtype(tensor.dtype, np.floating))
 
 
 def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
-    """The names of the biases that go with these weights, in the order of the archive.
+    """The names of the biases that go with these weights, in the order of the archive: what a layer names as its bias,
+    and vectors that are added to the products of a convolution or ``MatMul``, at once or behind views and slices.
 
     Args:
         archive: of the network.
@@ -113,7 +120,7 @@ def bias_names(archive: Archive, weights: Iterable[str]) -> list[str]:
         ['bias']
     """
     graph, sources = onnx.load_from_string(archive.graph).graph, {name: name for name in weights}
-    vectors = {n for n, tensor in archive.tensors.items() if sum(size > 1 for size in _plain(tensor).shape) < 2}
+    vectors = {name for name, tensor in archive.tensors.items() if _may_be_bias(tensor)}
     found: set[str] = set()
     for inner in graphs_of(graph):
         answers: set[str] = set()

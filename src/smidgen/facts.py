@@ -31,18 +31,19 @@ def facts_of(data: bytes, origin: str, histograms: bool = False) -> dict[str, An
 
     Returns:
         ``file``, ``bytes``, ``weights``, ``original_bytes`` (4 for each weight), ``sections`` (bytes of each),
-        ``tensors`` (see ``described``; with ``histogram``: ``first``, ``last``, ``step`` and ``counts``, None for an
-        array that is no code), ``running`` (what runs it, and if that is ONNX Runtime alone, why), and ``advice`` where
-        the harm of layers is known.
+        ``tensors`` (see ``described``; ``part_of`` names the weight that a second code is added to; with ``histogram``:
+        ``first``, ``last``, ``step`` and ``counts``, None for an array that is no code), ``running`` (what runs it, and
+        if that is ONNX Runtime alone, why), and ``advice`` where the harm of layers is known.
 
     Raises:
         FormatError: the bytes are no valid file.
     """
     tensors, total = inspect(data, origin), len(data)
-    weights = sum(tensor.elements for tensor in tensors)
+    parts = _parts(outline(data, origin).graph, tensors)
+    weights = sum(tensor.elements for tensor in tensors if tensor.name not in parts)
     facts: dict[str, Any] = {"file": origin, "bytes": total, "weights": weights, "original_bytes": 4 * weights}
     facts["sections"] = section_sizes(data)
-    facts["tensors"] = [described(tensor, total) for tensor in tensors]
+    facts["tensors"] = [{**described(tensor, total), "part_of": parts.get(tensor.name)} for tensor in tensors]
     facts["running"] = running(data)
     if any(tensor.harm is not None for tensor in tensors):
         facts["advice"] = advice(tensors)
@@ -52,6 +53,14 @@ def facts_of(data: bytes, origin: str, histograms: bool = False) -> dict[str, An
             held = archive.tensors[tensor["name"]]
             tensor["histogram"] = _histogram(held.symbols) if isinstance(held, Code) else None
     return facts
+
+
+def _parts(graph: bytes, tensors: Sequence[TensorInfo]) -> dict[str, str]:
+    """The codes that are parts of weights which have another one, and the names of these weights."""
+    from smidgen.parts import added
+
+    codes = {tensor.name for tensor in tensors if tensor.levels}
+    return {part: name for name, part in added(graph, {tensor.name for tensor in tensors}, codes).items()}
 
 
 def facts_beside(path: Path) -> dict[str, Any]:

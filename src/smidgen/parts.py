@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
+from itertools import count, islice
+from typing import Any
 
 import numpy as np
 import onnx
 
 from smidgen.archive import Archive
 from smidgen.code import Code
+from smidgen.errors import ModelError, one_line
 from smidgen.run.onnx_graph import graphs_of
 from smidgen.run.program import Convolution, Program
 
-__all__ = ["split", "split_like", "taken_out"]
+__all__ = ["added", "split", "split_like", "taken_out"]
 
 
 def split(archive: Archive, parts: Mapping[str, Code]) -> Archive:
@@ -35,33 +38,47 @@ def split(archive: Archive, parts: Mapping[str, Code]) -> Archive:
     if not parts:
         return archive
     model = onnx.load_from_string(archive.graph)
-    names = {name for graph in graphs_of(model.graph) for node in graph.node for name in (*node.input, *node.output)}
-    tensors, added = dict(archive.tensors), []
+    names = {*archive.tensors, *(name for graph in graphs_of(model.graph) for name in _names(graph))}
+    given = {value.name for value in model.graph.output}  # a weight that is an answer, too, stays whole
+    tensors, sums = dict(archive.tensors), []
     for name, part in parts.items():
-        number = next(
-            n for n in range(2, len(names) + 3) if f"{name}_{n}" not in names and f"{name}_{n + 1}" not in names
-        )
-        other, whole = f"{name}_{number}", f"{name}_{number + 1}"
+        if name in given:
+            continue
+        other, whole = islice((f"{name}_{n}" for n in count(2) if f"{name}_{n}" not in names), 2)
         names |= {other, whole}
         for graph in graphs_of(model.graph):
             for node in graph.node:
-                node.input[:] = [whole if given == name else given for given in node.input]
-        added.append(onnx.helper.make_node("Add", [name, other], [whole]))
+                node.input[:] = [whole if read == name else read for read in node.input]
+            for value in graph.output:
+                value.name = whole if value.name == name else value.name
+        sums.append(onnx.helper.make_node("Add", [name, other], [whole]))
         model.graph.initializer.append(onnx.TensorProto(name=other, dims=part.shape, data_type=onnx.TensorProto.FLOAT))
         tensors[name], tensors[other] = np.asarray(tensors[name]) - part.values(), part
-    nodes = [*added, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
+    nodes = [*sums, *(onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node)]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     found = replace(archive, graph=model.SerializeToString(deterministic=True), tensors=tensors)
-    return replace(found, program=_with_parts(found)) if found.program else found
+    return replace(found, program=_program_of(found)) if found.program else found
 
 
 def taken_out(archive: Archive) -> dict[str, str]:
     """The weights of which a part is kept in a code of its own, and the names of these codes."""
-    graph = onnx.load_from_string(archive.graph).graph
-    pairs = [node.input for inner in graphs_of(graph) for node in inner.node if node.op_type == "Add"]
-    held = archive.tensors
-    return {one: other for one, other in pairs if one in held and isinstance(held.get(other), Code)}
+    codes = {name for name, tensor in archive.tensors.items() if isinstance(tensor, Code)}
+    return added(archive.graph, archive.tensors, codes)
+
+
+def added(graph: bytes, weights: Container[str], codes: Container[str]) -> dict[str, str]:
+    """The weights that a graph, an ONNX model, adds codes to, and the names of these.
+
+    Raises:
+        ModelError: it is none.
+    """
+    try:
+        whole = onnx.load_from_string(graph).graph
+    except Exception as error:  # the class of the error depends on the version of protobuf
+        raise ModelError(f"the graph is not an ONNX model: {one_line(error)}") from None
+    pairs = [node.input for inner in graphs_of(whole) for node in inner.node if node.op_type == "Add"]
+    return {one: other for one, other in pairs if one in weights and other in codes}
 
 
 def split_like(archive: Archive, other: Archive) -> Archive:
@@ -70,7 +87,15 @@ def split_like(archive: Archive, other: Archive) -> Archive:
     return split(archive, {name: part for name, part in parts.items() if isinstance(part, Code)})
 
 
-def _with_parts(archive: Archive) -> bytes:
+def _names(graph: Any) -> Iterator[str]:
+    """All names in one graph, used or not."""
+    for node in graph.node:
+        yield from (*node.input, *node.output)
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        yield value.name
+
+
+def _program_of(archive: Archive) -> bytes:
     """The program, which names tensors by their places, with what is added to weights."""
     program, numbers = (
         Program.from_bytes(archive.program),

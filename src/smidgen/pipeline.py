@@ -184,7 +184,7 @@ class _Run:
                 advance,
                 self.reference.outputs,
             )
-        weights = archive.weights()
+        weights = archive.decoded()
         found |= {name: found[name] - weights[part] for name, part in taken_out(archive).items() if name in found}
         # the other codes stay, since the targets make up for their errors
         squeezer = replace(self.squeezer, original=replace(archive, tensors={**archive.tensors, **found}))

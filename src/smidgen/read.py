@@ -258,7 +258,7 @@ def _timm(module: nn.Module) -> Preprocessing | None:
 def _read_archive(path: str) -> Archive:
     """A file of smidgen's own; its weights as floats, so that they can be compressed anew."""
     archive = open_archive(path)
-    return replace(archive, tensors=archive.weights(), program=b"")
+    return replace(archive, tensors=archive.decoded(), program=b"")
 
 
 def _read_program(path: str) -> Archive:

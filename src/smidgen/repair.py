@@ -301,7 +301,7 @@ def _key(lesson: Lesson, original: Archive, archive: Archive) -> str:
     """Names the work, so that a checkpoint of other work is not taken for it."""
     digest = hashlib.sha256(f"{lesson.epochs} {lesson.seed} {len(lesson.items)}".encode())
     for network in (original, archive):
-        for name, weight in network.weights().items():
+        for name, weight in network.decoded().items():
             digest.update(name.encode() + np.ascontiguousarray(weight).tobytes())
     for item in lesson.items:
         for part in item.values() if isinstance(item, Mapping) else [item]:
@@ -319,7 +319,7 @@ def _keep(lesson: Lesson, key: str, state: Archive, epoch: int) -> None:
 def _resumed(lesson: Lesson, key: str, original: Archive, archive: Archive) -> tuple[Archive, int]:
     """The state to go on from, and the epochs done: those of the checkpoint if there is one of this very work."""
     tensors: dict[str, Code | NDArray[np.float32]] = {}
-    before = original.weights()
+    before = original.decoded()
     for name, tensor in archive.tensors.items():
         squeezed = isinstance(tensor, Code) and isinstance(tensor.rule, Trellis)
         # biases start from what they were, since they get their symbols last

@@ -19,7 +19,7 @@ __all__ = ["Graph", "Weight", "attributes_of", "refusal", "where"]
 
 class Weight(NamedTuple):
     """A tensor of the archive, perhaps turned: its number, and whether its two axes are the other way round; and the
-    number of another one that is added to it, as where outliers are kept apart."""
+    number of another one that is added to it, as where one code has too few levels."""
 
     record: int
     turned: bool

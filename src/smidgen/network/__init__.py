@@ -43,7 +43,7 @@ class Network(nn.Module):
 
     def __init__(self, archive: Archive) -> None:
         super().__init__()
-        model = fill_graph(archive.graph, archive.weights())
+        model = fill_graph(archive.graph, archive.decoded())
         self.inputs = [value.name for value in model.graph.input]
         self.opsets = {opset.domain: opset.version for opset in model.opset_import}
         self.graph = _Graph.of(model.graph, Foreign(model), set(archive.tensors))

@@ -148,7 +148,7 @@ class Graph:
 
         if threads < 0:
             raise InputError(f"threads: {threads} is not a number of threads; give 1 or more, or 0 for all cores")
-        model = fill_graph(archive.graph, archive.weights())
+        model = fill_graph(archive.graph, archive.decoded())
         self._session = session(model, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:

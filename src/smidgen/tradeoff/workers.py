@@ -98,7 +98,7 @@ def described(model: Archive, work: Work) -> Work:
     from smidgen.examples import files_in
 
     weights = hashlib.sha256(model.graph + repr((model.preprocessing, model.labels)).encode())
-    for key, array in model.weights().items():
+    for key, array in model.decoded().items():
         weights.update(f"{key} {array.dtype} {array.shape}".encode())
         weights.update(np.ascontiguousarray(array).tobytes())
     found = [f"{path.name} {path.stat().st_size}" for path in files_in(Path(work.data))]

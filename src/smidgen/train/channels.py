@@ -118,7 +118,7 @@ class _Walk:
     def __init__(self, graph: Any, archive: Archive, layers: Collection[str]) -> None:
         self.layers, self.met = layers, set[str]()
         self.channels, self.known = Channels(), dict[str, Ids]()
-        self.shapes = {name: np.asarray(weight).shape for name, weight in archive.weights().items()}
+        self.shapes = {name: np.asarray(weight).shape for name, weight in archive.decoded().items()}
         self.sizes: dict[str, list[int]] = {}
         for value in (*graph.input, *graph.output, *graph.value_info):
             self.sizes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
