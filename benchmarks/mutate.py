@@ -39,7 +39,7 @@ def outcome(data: bytes, original: bytes | None) -> str:
             return LARGE
         archive = read(data)
         with np.errstate(all="ignore"):  # a forged scale may be infinite
-            archive.weights()
+            archive.decoded()
     except FormatError as error:
         reason = str(error).removeprefix("the data: ")
         # the part that names no tensor, codec or number

@@ -21,7 +21,7 @@ from smidgen.examples import batches, examples_from
 from smidgen.facts import facts_of
 from smidgen.file import write
 from smidgen.measure import measure
-from smidgen.methods import Squeeze
+from smidgen.methods import Quantize, Squeeze
 from smidgen.network import Network
 from smidgen.onnx_file import archive_of
 from smidgen.parts import split, split_like, taken_out
@@ -140,6 +140,13 @@ def test_a_part_takes_no_name_that_is_there_and_leaves_answers_alone() -> None:
     x = {"x": np.ones((1, 16), np.float32)}
     for wanted, found in zip(Engine(before.onnx())(x), Engine(after.onnx())(x), strict=True):
         np.testing.assert_allclose(wanted, found, rtol=1e-5)
+
+
+def test_what_a_graph_adds_to_several_weights_or_in_another_shape_is_no_part() -> None:
+    nodes = "u = Add(w, c) v = Add(c, c) z = Add(b, c) y = MatMul(x, w)"
+    archive = archive_of(network("float[n,32] x", "float[n,32] y", nodes, w=(32, 32), b=(32, 32), c=(1, 32)))
+    assert not taken_out(replace(archive, tensors={**archive.tensors, "c": Quantize(8)(archive.weights()["c"])}))
+    assert archive.weights().keys() == archive.tensors.keys()
 
 
 def test_facts_count_a_weight_of_two_parts_once() -> None:

@@ -83,13 +83,16 @@ class Archive:
     program: bytes = b""
 
     def weights(self) -> dict[str, NDArray[Any]]:
-        """Every weight as a plain array, decoded from its code, or the sum of its two; float32 where it was a code."""
+        """Every weight as a plain array, decoded from its code, or the sum of its two; float32 where it was a code.
+
+        Raises:
+            ModelError: the graph is no ONNX model.
+        """
         from smidgen.parts import taken_out
 
-        found = self.decoded()
-        for name, part in taken_out(self).items():
-            found[name] = found[name] + found.pop(part)
-        return found
+        found, parts = self.decoded(), taken_out(self)
+        sums = {name: found[name] + found[part] for name, part in parts.items()}
+        return {name: sums.get(name, array) for name, array in found.items() if name not in parts.values()}
 
     def decoded(self) -> dict[str, NDArray[Any]]:
         """Every tensor as a plain array, as the graph takes it: weights of two codes are in two parts."""

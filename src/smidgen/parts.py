@@ -62,9 +62,15 @@ def split(archive: Archive, parts: Mapping[str, Code]) -> Archive:
 
 
 def taken_out(archive: Archive) -> dict[str, str]:
-    """The weights of which a part is kept in a code of its own, and the names of these codes."""
+    """The weights of which a part of the same shape is kept in a code of its own, and the names of these codes.
+
+    Raises:
+        ModelError: the graph is no ONNX model.
+    """
+    shapes = {name: tensor.shape for name, tensor in archive.tensors.items()}
     codes = {name for name, tensor in archive.tensors.items() if isinstance(tensor, Code)}
-    return added(archive.graph, archive.tensors, codes)
+    found = added(archive.graph, archive.tensors, codes)
+    return {name: part for name, part in found.items() if shapes[name] == shapes[part] and part not in found}
 
 
 def added(graph: bytes, weights: Container[str], codes: Container[str]) -> dict[str, str]:
