@@ -108,7 +108,7 @@ def test_mixed_pictures_have_mixed_classes() -> None:
 
     pictures, classes = 255 * torch.eye(3)[:2, :, None, None].expand(2, 3, 4, 4), torch.tensor([0, 1])
     labelled = Labelled(pictures.byte(), classes, (4, 4))
-    lesson = Lesson(Pictures(labelled, labelled, (), ""), Preprocessing(4, 4, std=(255.0,) * 3), None, (0, 0), Path())
+    lesson = Lesson(Pictures(labelled, labelled, (), ""), Preprocessing(4, 4, std=(255.0,) * 3), [], (0, 0), Path())
     with_half = _Training(Given(), Stage("x", Train(), Schedule()), lesson).loss(pictures, classes, 0.5)
     scores = torch.tensor([[0.5, 0.5, 0.0]] * 2)
     wanted = torch.nn.functional.cross_entropy(scores, classes)  # both classes are as likely
@@ -138,8 +138,31 @@ def test_a_teacher_sees_pictures_as_it_was_trained_to() -> None:
     pictures = torch.tensor([[10.0, 20.0, 30.0]]).reshape(1, 3, 1, 1).expand(2, 3, 4, 4)
     labelled = Labelled(pictures.byte(), torch.tensor([0, 1]), (4, 4))
     student, teacher = Seen(), Teacher(Seen(), Preprocessing(4, 4, "BGR", mean=(1.0, 2.0, 3.0)))
-    lesson = Lesson(Pictures(labelled, labelled, (), ""), Preprocessing(4, 4), teacher, (0, 0), Path())
+    lesson = Lesson(Pictures(labelled, labelled, (), ""), Preprocessing(4, 4), [teacher], (0, 0), Path())
     _Training(student, Stage("x", Train(), Schedule()), lesson).loss(pictures, labelled.classes, 1.0)
     assert student.given[0, :, 0, 0].tolist() == [10, 20, 30]
     assert isinstance(teacher.module, Seen)
     assert teacher.module.given[0, :, 0, 0].tolist() == [29, 18, 7]
+
+
+def test_of_several_teachers_the_mean_of_scores_teaches() -> None:
+    class Fixed(nn.Module):
+        def __init__(self, *scores: float) -> None:
+            super().__init__()
+            self.scores = nn.Parameter(torch.tensor([scores], dtype=torch.float32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scores.expand(len(x), 2)
+
+    labelled = Labelled(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]), (4, 4))
+    plain = Preprocessing(4, 4)
+
+    def loss(*teachers: nn.Module) -> float:
+        pictures = Pictures(labelled, labelled, (), "")
+        lesson = Lesson(pictures, plain, [Teacher(each, plain) for each in teachers], (0, 0), Path())
+        stage = Stage("x", Train(), Schedule(distill=1.0))
+        found = _Training(Fixed(0.5, 2), stage, lesson).loss(torch.zeros(2, 3, 4, 4), labelled.classes, 1.0)
+        return float(found.detach())
+
+    assert loss(Fixed(1, 3), Fixed(3, 0)) == pytest.approx(loss(Fixed(2, 1.5)))
+    assert loss(Fixed(1, 3), Fixed(3, 0)) > loss(Fixed(1, 3), Fixed(0, 1)) > 0

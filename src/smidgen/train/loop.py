@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -53,14 +53,14 @@ class Lesson:
     Args:
         pictures: to train on, and to measure on.
         preprocessing: how a picture becomes the input.
-        teacher: the uncompressed network, or another; or None.
+        teachers: the uncompressed network, or others, of which the mean of scores teaches; perhaps none.
         seed: of all draws of this stage.
         checkpoint: where the state is kept after each epoch.
     """
 
     pictures: Pictures
     preprocessing: Preprocessing
-    teacher: Teacher | None
+    teachers: Sequence[Teacher]
     seed: tuple[int, int]
     checkpoint: Path
 
@@ -180,7 +180,7 @@ class _Training:
         self.optimizer.step()
 
     def loss(self, given: Tensor, classes: Tensor, share: float) -> Tensor:
-        """Cross entropy, and divergence from the teacher.
+        """Cross entropy, and divergence from the teachers.
 
         Args:
             given: pictures on the scale of 0 to 255.
@@ -197,15 +197,17 @@ class _Training:
         loss = share * functional.cross_entropy(scores, classes)
         if share < 1:
             loss = loss + (1 - share) * functional.cross_entropy(scores, classes.flip(0))
-        teacher = lesson.teacher
-        if teacher is None or not schedule.distill:
+        if not lesson.teachers or not schedule.distill:
             return loss
-        if teacher.preprocessing != lesson.preprocessing:
-            x = inputs(given, teacher.preprocessing, self.device)
-        with torch.no_grad(), _mixed(self.device):
-            taught = teacher.module(x)
+        answers = []
+        for teacher in lesson.teachers:
+            like = teacher.preprocessing == lesson.preprocessing
+            seen = x if like else inputs(given, teacher.preprocessing, self.device)
+            with torch.no_grad(), _mixed(self.device):
+                answers.append(teacher.module(seen).float())
+        taught = torch.stack(answers).mean(0)
         heat = schedule.temperature
-        own, wanted = (functional.log_softmax(answers.float() / heat, 1) for answers in (scores, taught))
+        own, wanted = (functional.log_softmax(found / heat, 1) for found in (scores, taught))
         apart = functional.kl_div(own, wanted, reduction="batchmean", log_target=True)
         return (1 - schedule.distill) * loss + schedule.distill * heat**2 * apart
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,7 @@ KEYS = {
     "arguments": dict,
     "fresh": bool,
     "seed": int,
-    "teacher": str,
+    "teacher": str | list,
     "weights": str,
 }
 """Keys of a recipe besides those of a schedule, which are for all stages that do not say otherwise."""
@@ -114,8 +114,9 @@ class Recipe:
         stages: in order, at least one.
         arguments: of a network of the zoo.
         fresh: a network of the zoo starts from new random weights, and learns from classes alone without a teacher.
-        teacher: the network whose answers are distilled in every stage, named as ``network`` is; by default the
-            network itself before it was made smaller: as it is at the beginning, or after the last stage "Train".
+        teachers: the networks whose answers are distilled in every stage, named as ``network`` is, of several the mean
+            of their scores; by default the network itself before it was made smaller: as it is at the beginning, or
+            after the last stage "Train". In TOML ``teacher``, one name or a list.
         weights: a ``N-name.safetensors`` that a recipe for the same network left, to start from.
         seed: of all draws.
 
@@ -133,7 +134,7 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     fresh: bool = False
     seed: int = 0
-    teacher: str | None = None
+    teachers: tuple[str, ...] = ()
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -162,7 +163,7 @@ class Recipe:
                 not isinstance(document[key], kind) or (kind is int and isinstance(document[key], bool))
             ):
                 hint = "; write [[stage]]" if key == "stage" else ""
-                raise RecipeError(f"{origin}: {key}={document[key]!r} is no {kind.__name__}{hint}")
+                raise RecipeError(f"{origin}: {key}={document[key]!r} is no {getattr(kind, '__name__', kind)}{hint}")
         if not 0 <= document.get("seed", 0) < 2**31:
             raise RecipeError(f"{origin}: seed={document['seed']}, but it must be in 0..{2**31 - 1}")
         if "network" not in document:
@@ -178,7 +179,7 @@ class Recipe:
                 document.get("arguments", {}),
                 document.get("fresh", False),
                 document.get("seed", 0),
-                document.get("teacher"),
+                _teachers(document.get("teacher", ())),
                 document.get("weights"),
             )
         except RecipeError as error:
@@ -207,6 +208,14 @@ class Recipe:
     def shipped() -> list[str]:
         """The names of the recipes that ship with smidgen."""
         return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def _teachers(given: str | Sequence[object]) -> tuple[str, ...]:
+    """One name, or several."""
+    names = (given,) if isinstance(given, str) else tuple(given)
+    if not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"teacher={given!r}, but it must be a name or a list of names")
+    return tuple(map(str, names))
 
 
 def _stage(entry: Mapping[str, Any], where: str) -> Stage:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -169,13 +169,13 @@ def train(
         missing = ", ".join(repr(pictures.labels[index].name) for index in sorted(unmeasured)[:5])
         reporter.say(f"none to measure on of {missing}: accuracy is that of the other classes")
     network = replace(network, preprocessing=told or measured(pictures.training, size))
-    teacher = named(recipe.teacher) if recipe.teacher else None
+    teachers = [named(name) for name in recipe.teachers]
     with alone_in(out) if distributed.is_first() else nullcontext():
         if distributed.is_first():
             stages = [base.with_suffix(end) for base in _bases(recipe, out) for end in (".smidgen", ".safetensors")]
             for file in (*stages, out / CHECKPOINT, out / CURVES, out / RECIPE):
                 remove_torn(file)
-        run = _Run(recipe, network, pictures, out, reporter, teacher)
+        run = _Run(recipe, network, pictures, out, reporter, teachers)
         run.take_up(before, text)
         return run.outcome()
 
@@ -209,20 +209,19 @@ class _Run:
         pictures: Pictures,
         out: Path,
         reporter: Reporter,
-        teacher: Given | None,
+        teachers: Sequence[Given],
     ) -> None:
         assert network.preprocessing is not None
         self.recipe, self.pictures, self.out, self.reporter = recipe, pictures, out, reporter
         self.preprocessing, self.module = network.preprocessing, network.module
-        self._check(network, teacher)
+        self._check(network, teachers)
         self.device = best_device()
         self.module.to(self.device)
         self.zoo = getattr(network.module, "zoo", None)
         self.weights = sum(p.numel() for p in self.module.parameters())
-        self.named_teacher = None
-        if teacher is not None:
-            how = teacher.preprocessing or self.preprocessing
-            self.named_teacher = Teacher(teacher.module.to(self.device).eval(), how)
+        self.named_teachers = [
+            Teacher(each.module.to(self.device).eval(), each.preprocessing or self.preprocessing) for each in teachers
+        ]
         self.teacher = None if recipe.fresh else self._as_it_is()
         self.begun_with = _fingerprint(network.module, pictures)
         self.start: float | None = None
@@ -287,16 +286,13 @@ class _Run:
         """What the stage before this one does."""
         return self.recipe.stages[number - 2].family if number > 1 else None
 
-    def _check(self, network: Given, teacher: Given | None) -> None:
+    def _check(self, network: Given, teachers: Sequence[Given]) -> None:
         """Finds out before hours of training what would not work after them."""
         seen = shown(self.pictures.training)[:2]
-        for each, what in (
-            (network, f"network {self.recipe.network!r}"),
-            (teacher, f"teacher {self.recipe.teacher!r}"),
-        ):
-            if each is not None:
-                how = each.preprocessing or self.preprocessing
-                check(each, self.pictures, inputs(seen, how, torch.device("cpu")).contiguous(), what)
+        named_so = [f"teacher {name!r}" for name in self.recipe.teachers]
+        for each, what in zip((network, *teachers), (f"network {self.recipe.network!r}", *named_so), strict=True):
+            how = each.preprocessing or self.preprocessing
+            check(each, self.pictures, inputs(seen, how, torch.device("cpu")).contiguous(), what)
         check_graph(network, (3, self.preprocessing.height, self.preprocessing.width))
 
     def outcome(self) -> Outcome:
@@ -400,8 +396,9 @@ class _Run:
             stage.family.begin(self.module, seen, self._before(number))
         self.module.to(self.device)
         distributed.share([*self.module.parameters(), *(b for b in self.module.buffers() if b.is_floating_point())])
-        teacher = self.named_teacher or (None if isinstance(stage.family, Train) else self.teacher)
-        lesson = Lesson(self.pictures, self.preprocessing, teacher, (self.recipe.seed, number), self.out / CHECKPOINT)
+        own = [] if self.teacher is None or isinstance(stage.family, Train) else [self.teacher]
+        teachers = self.named_teachers or own
+        lesson = Lesson(self.pictures, self.preprocessing, teachers, (self.recipe.seed, number), self.out / CHECKPOINT)
         length = stage.schedule.epochs * len(self.pictures.training)
         with self.reporter.progress(length, f"{stage.name}, {stage.schedule.epochs} epochs") as advance:
             told = learn(self.module, stage, lesson, self.epochs, advance)
