@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
@@ -147,6 +148,11 @@ def test_what_a_graph_adds_to_several_weights_or_in_another_shape_is_no_part() -
     archive = archive_of(network("float[n,32] x", "float[n,32] y", nodes, w=(32, 32), b=(32, 32), c=(1, 32)))
     assert not taken_out(replace(archive, tensors={**archive.tensors, "c": Quantize(8)(archive.weights()["c"])}))
     assert archive.weights().keys() == archive.tensors.keys()
+    model = onnx.load_from_string(archive.graph)
+    for node in model.graph.node:
+        del node.input[1:]
+    broken = replace(archive, graph=model.SerializeToString())
+    assert broken.weights().keys() == archive.tensors.keys()
 
 
 def test_facts_count_a_weight_of_two_parts_once() -> None:
@@ -201,6 +207,24 @@ def test_outliers_do_not_make_the_grid_of_the_others_coarse() -> None:
     codes = {name: tensor for name, tensor in outcome.archive.tensors.items() if isinstance(tensor, Code)}
     assert len(np.unique(codes["2.weight"].symbols)) > 50
     assert isinstance(codes["2.weight_2"].rule, Affine)
+
+
+def test_what_compares_weights_one_by_one_knows_of_parts() -> None:
+    """Targets, distillation and each layer's harm alone: a part counted twice or not at all ruins any of them."""
+    pictures = list(np.random.default_rng(0).integers(0, 256, (30, 9, 9, 3), np.uint8))
+    archive, outcome = spiky()[1], Outcome(Budget(size=4000))
+    squeeze_to_budget(archive, examples_from(pictures, archive, 20, 0), outcome, Settings(epochs=1))
+    assert outcome.archive
+    assert taken_out(outcome.archive)
+    judged = {point.refined: point.fidelity for point in outcome.curve if point.bytes > 3900 and not point.repaired}
+    repaired = [point.fidelity for point in outcome.curve if point.repaired]
+    plain, refined = judged[False], judged[True]
+    assert plain
+    for fidelity in (refined, *repaired):
+        assert fidelity
+        assert fidelity.kl < 5 * plain.kl
+    assert repaired
+    assert sum(outcome.archive.metadata["squeezed"]["harm"]) < 1e6 * 5 * plain.kl + 2
 
 
 def test_channels_of_all_magnitudes_get_the_codes_that_they_need(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,10 +61,8 @@ def compress(
             ``smidgen.read.read_model``.
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
-        inputs: for a network of other inputs than one of ``input_shape``: these, once or more; axes along which they
-            differ may have any size.
-        outputs: what the first output is: "scores" or "probabilities" of classes, "chances" (each of 0 to 1) or
-            "values"; None to find out.
+        inputs: for a network of other inputs: these, once or more; axes along which they differ may have any size.
+        outputs: what the first output is, "scores", "probabilities", "chances" or "values"; None to find out.
 
     Raises:
         PlanError: the plan cannot be read, or a pattern in it matches nothing.

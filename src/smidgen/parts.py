@@ -83,7 +83,8 @@ def added(graph: bytes, weights: Container[str], codes: Container[str]) -> dict[
         whole = onnx.load_from_string(graph).graph
     except Exception as error:  # the class of the error depends on the version of protobuf
         raise ModelError(f"the graph is not an ONNX model: {one_line(error)}") from None
-    pairs = [node.input for inner in graphs_of(whole) for node in inner.node if node.op_type == "Add"]
+    sums = [node.input for inner in graphs_of(whole) for node in inner.node if node.op_type == "Add"]
+    pairs = [(given[0], given[1]) for given in sums if len(given) == 2]
     return {one: other for one, other in pairs if one in weights and other in codes}
 
 
@@ -103,10 +104,8 @@ def _names(graph: Any) -> Iterator[str]:
 
 def _program_of(archive: Archive) -> bytes:
     """The program, which names tensors by their places, with what is added to weights."""
-    program, numbers = (
-        Program.from_bytes(archive.program),
-        {name: number for number, name in enumerate(archive.tensors)},
-    )
+    program = Program.from_bytes(archive.program)
+    numbers = {name: number for number, name in enumerate(archive.tensors)}
     more = {numbers[name]: numbers[part] for name, part in taken_out(archive).items()}
     operations = (
         replace(each, more=more.get(each.weight, each.more)) if isinstance(each, Convolution) else each

@@ -184,8 +184,8 @@ class _Run:
                 advance,
                 self.reference.outputs,
             )
-        weights = archive.decoded()
-        found |= {name: found[name] - weights[part] for name, part in taken_out(archive).items() if name in found}
+        parts = {name: archive.tensors[part] for name, part in taken_out(archive).items() if name in found}
+        found |= {name: found[name] - part.values() for name, part in parts.items() if isinstance(part, Code)}
         # the other codes stay, since the targets make up for their errors
         squeezer = replace(self.squeezer, original=replace(archive, tensors={**archive.tensors, **found}))
         rate, aim = best.nats_per_bit, budget.size - budget.margin
