@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 from safetensors.numpy import load
 from test_int8 import network
@@ -17,6 +19,7 @@ from torch import nn
 from smidgen.archive import Archive, Preprocessing
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome
+from smidgen.cli import cli
 from smidgen.code import Affine, Code, Stats
 from smidgen.examples import batches, examples_from
 from smidgen.facts import facts_of
@@ -153,6 +156,12 @@ def test_what_a_graph_adds_to_several_weights_or_in_another_shape_is_no_part() -
         del node.input[1:]
     broken = replace(archive, graph=model.SerializeToString())
     assert broken.weights().keys() == archive.tensors.keys()
+
+
+def test_inspect_says_what_a_second_code_is(tmp_path: Path) -> None:
+    apart(spiky()[1]).save(tmp_path / "x.smidgen")
+    said = CliRunner().invoke(cli, ["inspect", str(tmp_path / "x.smidgen")]).output
+    assert "Second codes, of weights that one of 255 levels is too coarse for: 1, as 2.weight_2 of 2.weight." in said
 
 
 def test_facts_count_a_weight_of_two_parts_once() -> None:

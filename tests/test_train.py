@@ -241,6 +241,7 @@ def test_a_state_fits_only_its_network(dense: Path) -> None:
         ("[[stage]]", "no network"),
         ('network = "x"', r"no \[\[stage\]\]"),
         ('network = "x"\nstage = 3', r"stage=3 is no list; write \[\[stage\]\]"),
+        ('network = "x"\nteacher = []', r"teacher=\[\], but it must be a name or a list of names"),
         ('network = "x"\nteacher = 3', r"teacher=3 is no str . list"),
         ('network = "x"\nteacher = [3]', r"teacher=\[3\], but it must be a name or a list of names"),
         ('network = "x"\nlayers = 3\n[[stage]]', "unknown key 'layers'"),

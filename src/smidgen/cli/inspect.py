@@ -52,6 +52,12 @@ def inspect(file: Path, as_json: bool) -> None:
         ("layer", "shape", "kind and levels", "codec", "bits/weight", "bytes", "share", *(["KL alone"] * explained)),
         [*rows, ("whole file", f"{weights:,}", "", "", bits, f"{total:,}", "100.0 %", *blank)],
     )
+    parts = [tensor for tensor in facts["tensors"] if tensor["part_of"]]
+    if parts:
+        name, whole = _short(parts[0]["name"]), _short(parts[0]["part_of"])
+        click.echo(
+            f"Second codes, of weights that one of 255 levels is too coarse for: {len(parts)}, as {name} of {whole}."
+        )
     click.echo(facts["running"])
     if explained:
         click.echo(f"KL alone: nats of divergence when only this layer is squeezed. {advice(tensors)}")

@@ -179,7 +179,7 @@ class Recipe:
                 document.get("arguments", {}),
                 document.get("fresh", False),
                 document.get("seed", 0),
-                _teachers(document.get("teacher", ())),
+                _teachers(document["teacher"]) if "teacher" in document else (),
                 document.get("weights"),
             )
         except RecipeError as error:
@@ -213,7 +213,7 @@ class Recipe:
 def _teachers(given: str | Sequence[object]) -> tuple[str, ...]:
     """One name, or several."""
     names = (given,) if isinstance(given, str) else tuple(given)
-    if not all(isinstance(name, str) for name in names):
+    if not names or not all(isinstance(name, str) for name in names):
         raise RecipeError(f"teacher={given!r}, but it must be a name or a list of names")
     return tuple(map(str, names))
 
