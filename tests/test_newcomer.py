@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -140,6 +142,57 @@ def test_attributes_count_from_python_too() -> None:
     words = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
     words.example_inputs = (torch.zeros(1, 3, dtype=torch.int64),)  # type: ignore[assignment]
     assert smidgen.compress(words, plan="lossless").tensors["0.weight"].shape == (9, 4)
+
+
+class Heard(nn.Module):
+    """Answers for sequences of any length; a second input may be left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.memory, self.answer = nn.GRU(5, 12, batch_first=True), nn.Linear(12, 3)
+
+    def forward(self, frames: Tensor, weight: Tensor | None = None) -> Tensor:
+        found: Tensor = self.answer(self.memory(frames)[0][:, -1])
+        return found if weight is None else found * weight
+
+
+def heard() -> nn.Module:
+    return Heard().eval()
+
+
+def sounds(lengths: Sequence[int], rows: int = 2) -> list[NDArray[np.float64]]:
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(rows, length, 5)) for length in lengths]
+
+
+def test_files_of_arrays_show_what_a_module_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    Path("sounds").mkdir()
+    for number, frames in enumerate(sounds([4, 4, 7] * 4)):
+        np.savez(f"sounds/{number}.npz", frames=frames)
+    given = ("--data", "sounds", "--size", "2KB", "-o", "heard.smidgen")
+    status, said = run("compress", "test_newcomer:heard", *given)
+    assert status == 0, said
+    status, said = run("evaluate", "test_newcomer:heard", "heard.smidgen", "--data", "sounds")
+    assert status == 0, said
+    (free,) = onnx.load_from_string(smidgen.open("heard.smidgen").graph).graph.input
+    assert [axis.dim_value for axis in free.type.tensor_type.shape.dim] == [0, 0, 5]
+    status, said = run("compress", "test_newcomer:heard", "--plan", "int8", "-o", "x.smidgen")
+    assert status == 1
+    assert "pictures were tried: give the module an attribute `example_inputs`" in said
+
+
+def test_batches_show_what_a_module_takes() -> None:
+    labelled = ((torch.from_numpy(frames).float(), torch.zeros(2)) for frames in sounds([4] * 12))
+    archive = smidgen.compress(heard(), labelled, plan="int8")
+    (frames,) = inputs_of(archive)
+    assert (frames.name, frames.shape) == ("frames", (None, 4, 5))
+    both = smidgen.compress(heard(), [{"frames": each, "weight": np.ones(3)} for each in sounds([4] * 12)], plan="int8")
+    assert [given.name for given in inputs_of(both)] == ["frames", "weight"]
+    longer = smidgen.compress(heard(), sounds([4, 6] * 6), size=2000)
+    assert inputs_of(longer)[0].shape == (None, None, 5)
+    assert longer.module()(torch.zeros(3, 9, 5))[0].shape == (3, 3)
 
 
 def test_a_single_array_goes_to_the_single_input() -> None:

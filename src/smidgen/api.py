@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +15,10 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.arrange import layer_weights
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError, LimitError
-from smidgen.examples import Examples, examples_from, examples_in
+from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, traceable, traceable_from
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
-from smidgen.read import described, read_model
+from smidgen.read import described, read_model, says_what_it_takes
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
@@ -57,8 +59,8 @@ def compress(
         seconds: how long this may take; the best that was found by then is returned.
         pictures: how many to calibrate on at most.
         seed: of every draw.
-        input_shape: shape of one input, without the batch dimension; by default what the module's attributes say, see
-            ``smidgen.read.read_model``.
+        input_shape: shape of one input, without the batch dimension; by default what the module's attributes say (see
+            ``smidgen.read.read_model``), or else what ``data`` has where that is not pictures.
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
         inputs: for a network of other inputs: these, once or more; axes along which they differ may have any size.
@@ -91,6 +93,8 @@ def compress(
         known = {"preprocessing": preprocessing or read.preprocessing, "labels": labels or read.labels}
         model = replace(read, **known)  # type: ignore[arg-type]
     else:
+        if not inputs and input_shape is None and not says_what_it_takes(read):
+            inputs, data = _traceable(read, data)
         model = described("the module", read, input_shape, preprocessing, labels, inputs)
     if plan is not None:
         if size is not None or max_drop is not None:
@@ -105,6 +109,19 @@ def compress(
     if outcome.archive is None or not outcome.reached:
         raise LimitError(outcome.verdict(), outcome.archive)
     return outcome.archive
+
+
+def _traceable(
+    module: Module, data: str | os.PathLike[str] | Iterable[Any] | None
+) -> tuple[Sequence[Mapping[str, Any]], str | os.PathLike[str] | Iterable[Any] | None]:
+    """What the data show of the inputs of a module, and the same data."""
+    if data is None or isinstance(data, str | os.PathLike):
+        return ([] if data is None else traceable(Path(data))), data
+    rest = iter(data)
+    first = list(islice(rest, LOOKED_AT))
+    parameters = inspect.signature(module.forward).parameters.values()
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    return traceable_from(first, needed), chain(first, rest)
 
 
 def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pictures: int, seed: int) -> Examples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from smidgen.errors import InputError, ModelError, one_line
 from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
 
 __all__ = [
+    "LOOKED_AT",
     "Examples",
     "Input",
     "Item",
@@ -25,16 +27,22 @@ __all__ = [
     "by_shape",
     "examples_from",
     "examples_in",
+    "first_of",
     "groups",
     "inputs_of",
     "labelled_in",
     "split",
+    "traceable",
+    "traceable_from",
 ]
 
 Item = Path | NDArray[np.uint8] | Mapping[str, NDArray[Any]]
 """A picture, or one example as an array for each input of the network, with whatever axis of examples these have."""
 
 HELD_OUT = 400
+
+LOOKED_AT = 20
+"""Examples that are looked at for the axes that differ."""
 
 
 class Input(NamedTuple):
@@ -112,6 +120,60 @@ def _array_files(path: Path) -> list[Path]:
     if path.suffix == ".npz":
         return [path]
     return sorted(path.glob("*.npz")) if path.is_dir() else []
+
+
+def traceable(path: Path) -> list[dict[str, NDArray[Any]]]:
+    """What a module that does not say what it takes may be traced with: the first example of ``.npz`` files, and the
+    first of other shapes, if there is one; nothing where ``path`` has no such files.
+
+    Arrays of one length hold an example in each row; others are the inputs of one call.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    return _unlike(first_of(_arrays(file)) for file in _array_files(path))
+
+
+def traceable_from(given: Iterable[Any], wanted: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+    """As ``traceable``, of examples as in ``examples_from``; nothing where these are pictures.
+
+    Args:
+        given: the first of them.
+        wanted: names of what the module must be given; what is left over of a tuple, like labels, is ignored.
+    """
+    return _unlike(first_of(one) for one in takewhile(len, (_named(one, wanted) for one in given)))
+
+
+def _named(given: Any, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if isinstance(given, str | Path) or (isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3):
+        return {}
+    if not isinstance(given, Mapping):
+        given = dict(zip(wanted, given if isinstance(given, tuple | list) else [given], strict=False))
+    return {name: np.asarray(array) for name, array in given.items()}
+
+
+def _unlike(given: Iterable[dict[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+    """The first, and the first of other shapes among a few."""
+    seen = list(islice(given, LOOKED_AT))
+    shapes = [{name: array.shape for name, array in one.items()} for one in seen]
+    others = [one for one, shape in zip(seen, shapes, strict=True) if shape != shapes[0]]
+    return seen[:1] + others[:1]
+
+
+def first_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The first example of a batch, as a batch of one, in float32 what is in float64.
+
+    Example:
+        >>> {name: array.shape for name, array in first_of({"x": np.zeros((9, 5)), "rate": np.array(2)}).items()}
+        {'x': (1, 5), 'rate': ()}
+    """
+    alike = len({len(array) for array in arrays.values() if array.ndim}) == 1
+    return {
+        name: (array[:1] if alike and array.ndim else array).astype(
+            np.float32 if array.dtype == np.float64 else array.dtype
+        )
+        for name, array in arrays.items()
+    }
 
 
 def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -> Examples:
@@ -252,13 +314,7 @@ def _alike(one: Item, other: Item) -> bool:
 def _npz(path: Path, archive: Archive) -> Iterator[Item]:
     """The examples of one file. An array with one axis more than its input has an example in each row; one of as many
     axes is one batch; what has as many axes as its input where that has none along which examples lie is for all."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: np.asarray(file[name]) for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
-    if not arrays:
-        raise InputError(f"{path}: holds no arrays")
+    arrays = _arrays(path)
     ranks = {given.name: len(given.shape) for given in inputs_of(archive)}
     rows = {name: len(a) for name, a in arrays.items() if a.ndim == ranks.get(name, -2) + 1}
     if not rows:
@@ -268,6 +324,17 @@ def _npz(path: Path, archive: Archive) -> Iterator[Item]:
         raise InputError(f"{path}: arrays of different numbers of examples: {rows}")
     for row in range(next(iter(rows.values()))):
         yield _by_name({name: a[row] if name in rows else a for name, a in arrays.items()}, archive, str(path))
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: np.asarray(file[name]) for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: cannot be read as .npz: {one_line(error)}") from None
+    if not arrays:
+        raise InputError(f"{path}: holds no arrays")
+    return arrays
 
 
 def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDArray[Any]]:

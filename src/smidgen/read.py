@@ -21,20 +21,21 @@ from torch import nn
 from smidgen.archive import Archive, Label, Preprocessing, open_archive
 from smidgen.container import read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
+from smidgen.examples import traceable
 from smidgen.graph import export_graph
 from smidgen.network import Network
 from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
-__all__ = ["call", "described", "from_module", "read_model", "to_module"]
+__all__ = ["call", "described", "from_module", "read_model", "says_what_it_takes", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin")
 _INPUT_SHAPE = (3, 224, 224)
 
 
-def read_model(spec: str) -> Archive:
+def read_model(spec: str, data: Path | None = None) -> Archive:
     """The uncompressed network that a user names.
 
     Args:
@@ -47,8 +48,9 @@ def read_model(spec: str) -> Archive:
             * a ``.safetensors`` file: weights alone, for plans;
             * ``package.module:function`` for a function without arguments that returns a ``torch.nn.Module``. If it has
               the attributes ``example_inputs`` (a tuple of tensors, or a list of such), ``input_shape`` (without the
-              batch), ``preprocessing`` or ``labels``, these are used; otherwise the input has shape (3, height, width)
-              of the preprocessing, or (3, 224, 224).
+              batch), ``preprocessing`` or ``labels``, these are used; otherwise it takes what ``data`` has, or pictures
+              of shape (3, height, width) of the preprocessing, or (3, 224, 224).
+        data: where examples for it are; ``.npz`` files show what a function's module takes that does not say so.
 
     Raises:
         ModelError: there is no such model, it has no weights, or the user's code fails.
@@ -75,7 +77,9 @@ def read_model(spec: str) -> Archive:
     if Path(spec).suffix in readers:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
-        return described(spec, call(spec))
+        module = call(spec)
+        shown = () if data is None or says_what_it_takes(module) else traceable(data)
+        return described(spec, module, examples=shown)
     if Path(spec).suffix in _CHECKPOINTS:
         raise ModelError(
             f"{spec}: what torch.save wrote may be weights alone, and can run code when it is opened; write a function "
@@ -211,6 +215,11 @@ def call(spec: str) -> nn.Module:
     return module
 
 
+def says_what_it_takes(module: nn.Module) -> bool:
+    """Whether a module has an attribute with its inputs or their shape."""
+    return hasattr(module, "example_inputs") or hasattr(module, "input_shape")
+
+
 def described(
     spec: str,
     module: nn.Module,
@@ -241,7 +250,15 @@ def described(
     shape: tuple[Any, ...] = tuple(input_shape or getattr(module, "input_shape", None) or size)
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise ModelError(f"{spec}: the module's input_shape is {shape}, not positive whole numbers")
-    return from_module(module, shape, preprocessing, labels)
+    try:
+        return from_module(module, shape, preprocessing, labels)
+    except ModelError as error:
+        if shape != _INPUT_SHAPE or preprocessing:
+            raise
+        raise ModelError(
+            f"{error}; it does not say what it takes, so pictures were tried: give the module an attribute "
+            "`example_inputs`, a tuple of tensors, or .npz files as data"
+        ) from None
 
 
 def _timm(module: nn.Module) -> Preprocessing | None:

@@ -148,7 +148,7 @@ def _by_plan(
 
     data, preprocessing, pictures, seed = given
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
-    loaded = with_preprocessing(read_model(model), preprocessing)
+    loaded = with_preprocessing(read_model(model, data), preprocessing)
     examples = None
     if data:  # whose classes matter to a report alone
         if report:
@@ -218,7 +218,7 @@ def _by_limit(
         if budget.allows(point):
             archive.save(output, codecs)
 
-    loaded = with_preprocessing(read_model(model), preprocessing)
+    loaded = with_preprocessing(read_model(model, data), preprocessing)
     examples = examples_in(data, loaded, pictures, seed)
     outcome = Outcome(budget, on_better=keep)
     settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"), outputs)

@@ -57,7 +57,7 @@ def evaluate(
     """
     from smidgen.preprocess import with_preprocessing
 
-    archives = [with_preprocessing(opened(name), preprocessing) for name in files]
+    archives = [with_preprocessing(opened(name, data), preprocessing) for name in files]
     known = next((archive.preprocessing for archive in archives if archive.preprocessing), None)
     archives = [archive if archive.preprocessing else replace(archive, preprocessing=known) for archive in archives]
     sizes = [size_of(name, archive) for name, archive in zip(files, archives, strict=True)]
@@ -169,15 +169,16 @@ def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
     click.echo(f"{len(pictures):,} pictures from {data}; agreement and KL against {judged[0].file}")
 
 
-def opened(name: str) -> Archive:
-    """The network that a name on the command line stands for: a file, a network of the zoo, or a function's module."""
+def opened(name: str, data: Path | None = None) -> Archive:
+    """The network that a name on the command line stands for: a file, a network of the zoo, or a function's module,
+    which takes what there is in ``data``."""
     from smidgen.archive import open_archive
 
     if name.endswith(".smidgen") or (Path(name).is_file() and Path(name).suffix not in (".onnx", ".pt2")):
         return open_archive(name)
     from smidgen.read import read_model
 
-    return read_model(name)
+    return read_model(name, data)
 
 
 def size_of(name: str, archive: Archive) -> int:

@@ -73,7 +73,7 @@ def _beside(file: Path, against: str, data: Path, given: tuple[str | None, str |
     from smidgen.report.about_a_file import Beside
 
     preprocessing, outputs = given
-    archive, original = open_archive(file), with_preprocessing(opened(against), preprocessing)
+    archive, original = open_archive(file), with_preprocessing(opened(against, data), preprocessing)
     known = original.preprocessing or archive.preprocessing
     original = replace(original, preprocessing=known, labels=original.labels or archive.labels)
     found, truth = labelled_in(data, original)

@@ -82,7 +82,7 @@ def sweep(
     from smidgen.read import read_model
 
     reporter, data, output = reporter or Reporter(), Path(data).absolute(), Path(output)
-    loaded = with_preprocessing(read_model(model), preprocessing)
+    loaded = with_preprocessing(read_model(model, data), preprocessing)
     work = described(loaded, Work(model, str(data), pictures, finetune, preprocessing, outputs))
     if output.absolute().resolve().is_relative_to(data.resolve()):
         raise InputError(f"{output}: lies in the folder of pictures; give another -o, or its plot would be one of them")

@@ -84,7 +84,8 @@ def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
     from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
-    model, data = with_preprocessing(read_model(work.model), work.preprocessing), Path(work.data)
+    data = Path(work.data)
+    model = with_preprocessing(read_model(work.model, data), work.preprocessing)
     if described(model, work) != work:
         raise InputError(
             f"{platform.node()}: {work.model}, {data} or smidgen are not what they were when the sweep started; make "
