@@ -16,14 +16,18 @@ from click.testing import CliRunner
 from torch import Tensor, nn
 
 import smidgen
+from smidgen.archive import Label
 from smidgen.arrange import arranged, bias_names
+from smidgen.budget import Budget, Outcome
 from smidgen.cli import cli as main
 from smidgen.code import Code
 from smidgen.errors import InputError, ModelError
 from smidgen.examples import batches, examples_from, examples_in, inputs_of
 from smidgen.measure import measure, need
 from smidgen.network import Network
+from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module, read_model
+from smidgen.reporter import Reporter
 from smidgen.run.compare import compare
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
@@ -345,6 +349,51 @@ def test_outputs_are_told_by_what_they_are() -> None:
     assert kind(nn.Linear(3, 4), (3,), "values").kind == "values"
     with pytest.raises(InputError, match="cannot be probabilities"):
         kind(nn.Linear(3, 1), (3,), "probabilities")
+
+
+class Boxed(nn.Module):
+    """Where a thing is, and which of two it is, as face detectors give it."""
+
+    def __init__(self, last: nn.Module) -> None:
+        super().__init__()
+        self.box, self.which, self.last = nn.Linear(6, 4), nn.Linear(6, 2), last
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.box(x), self.last(self.which(x))
+
+
+@pytest.mark.parametrize(
+    ("last", "kinds"),
+    [
+        (nn.Softmax(1), ["values", "probabilities"]),
+        (nn.Sigmoid(), ["values", "chances"]),
+        (nn.Identity(), ["scores", "scores"]),
+    ],
+)
+def test_what_is_linear_beside_probabilities_is_no_scores(last: nn.Module, kinds: list[str]) -> None:
+    archive = from_module(Boxed(last), (6,))
+    sample = Engine(archive.onnx())({"image": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)})
+    outputs = outputs_of(onnx.load_from_string(archive.graph), sample)
+    assert [output.kind for output in outputs] == kinds
+    first = outputs_of(onnx.load_from_string(archive.graph), sample, labelled=True)[0]
+    assert first.kind == "scores"
+
+
+def test_what_a_linear_output_is_taken_for_is_said() -> None:
+    def said(kind: str | None, labels: tuple[Label, ...] = ()) -> list[str]:
+        archive = from_module(nn.Linear(6, 3), (6,), labels=labels)
+        lines: list[str] = []
+        data = [np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)]
+        outcome = Outcome(Budget(size=500))
+        examples = examples_from(data, archive, 10, 0)
+        squeeze_to_budget(archive, examples, outcome, Settings(outputs=kind), Reporter(say=lines.append))
+        return [line for line in lines if "taken for" in line]
+
+    assert said(None) == [
+        "'scores' is taken for scores of 3 classes; if that is wrong, say what it is (--outputs, outputs=)"
+    ]
+    assert not said("values")
+    assert not said(None, tuple(Label(name, name) for name in "abc"))
 
 
 class Finding(nn.Module):

@@ -16,9 +16,9 @@ from third_party.common import Row, in_package, squeezed
 
 BAR = 2_800_000
 PARTS = {
-    "det": ("ch_PP-OCRv4_det_infer.onnx", 960_000),
-    "cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 110_000),
-    "rec": ("ch_PP-OCRv4_rec_infer.onnx", 1_725_000),
+    "det": ("ch_PP-OCRv4_det_infer.onnx", 1_040_000),
+    "cls": ("ch_ppocr_mobile_v2.0_cls_infer.onnx", 75_000),
+    "rec": ("ch_PP-OCRv4_rec_infer.onnx", 1_685_000),
 }
 """The three networks, and what each of their files may take."""
 

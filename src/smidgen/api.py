@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from smidgen.archive import Archive, Label, Preprocessing
-from smidgen.arrange import layer_weights
+from smidgen.arrange import layer_weights, normalized, turned
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError, LimitError
 from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, traceable, traceable_from
@@ -132,5 +132,8 @@ def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pi
 
 def compress_by_plan(archive: Archive, plan: Plan) -> Archive:
     """The archive of a network, compressed after a plan; see ``compress``."""
-    tensors = transform(archive.decoded(), plan, layers=layer_weights(archive))
-    return replace(archive, tensors=tensors, program=b"")  # that was made for other weights
+    if not plan.steps:
+        return replace(archive, tensors=archive.decoded(), program=b"")  # that was made for other weights
+    ready = turned(replace(archive, tensors=archive.decoded()))
+    tensors = transform(ready.decoded(), plan, layers=layer_weights(ready))
+    return normalized(replace(ready, tensors=tensors))

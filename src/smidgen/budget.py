@@ -13,6 +13,7 @@ from pathlib import Path
 from smidgen.archive import Archive
 from smidgen.disk import replace_file
 from smidgen.errors import InputError
+from smidgen.reporter import small
 
 __all__ = ["Budget", "Fidelity", "Outcome", "Point", "parse_seconds", "parse_size", "search"]
 
@@ -60,8 +61,8 @@ class Fidelity:
             'half the squared error 0.0123, cosine 0.9880'
         """
         if self.measure == "cosine":
-            return f"half the squared error {self.kl:.4f}, cosine {self.agreement / 100:.4f}"
-        return f"KL {self.kl:.4f}, agreement {self.agreement:.1f} %"
+            return f"half the squared error {small(self.kl)}, cosine {self.agreement / 100:.4f}"
+        return f"KL {small(self.kl)}, agreement {self.agreement:.1f} %"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from smidgen.code import Code
 from smidgen.container import read_bytes
 from smidgen.errors import ModelError
 from smidgen.file import TensorInfo, inspect, outline, read, section_sizes
+from smidgen.reporter import small
 
 __all__ = ["advice", "curve_beside", "described", "facts_beside", "facts_of", "running"]
 
@@ -145,6 +146,6 @@ def advice(tensors: Sequence[TensorInfo]) -> str:
     worst = max(harm, key=lambda name: harm[name])
     first = max((name for name in harm if harm[name] >= total / 100), key=lambda name: harm[name] / sizes[name])
     return (
-        f"Most harm alone: {worst}, {harm[worst]:.4f} of {total:.4f} nats. Spare first: {first}, where a byte more "
-        "takes most harm away."
+        f"Most harm alone: {worst}, {small(harm[worst])} of {small(total)} nats. Spare first: {first}, where a byte "
+        "more takes most harm away."
     )

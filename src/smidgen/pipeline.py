@@ -95,6 +95,8 @@ def squeeze_to_budget(
     original = arranged(original)
     original = with_program(original, examples.calibration, reporter)
     reference = Reference(original, examples, settings.outputs)
+    if reference.guessed:
+        reporter.say(f"{reference.guessed}; if that is wrong, say what it is (--outputs, outputs=)")
     left_out = len(examples.held_out) - len(reference) if examples.what == "pictures" else 0
     if left_out:
         reporter.say(f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out")

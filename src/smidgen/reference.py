@@ -41,6 +41,7 @@ class Reference:
         model = onnx.load_from_string(original.graph)
         labelled = bool(original.labels) or self.truth is not None
         self.outputs = outputs_of(model, self.answers[0], labelled, kind)
+        self._known = labelled or kind is not None
 
     @property
     def measure(self) -> str:
@@ -48,6 +49,15 @@ class Reference:
         if self.truth is not None:
             return "top-1"
         return "cosine" if self.outputs[0].kind == "values" else "agreement"
+
+    @property
+    def guessed(self) -> str:
+        """What the first output is taken for, where that may be wrong: what is linear may be scores of classes, or
+        numbers for which a common shift matters. "" where it is known."""
+        output = self.outputs[0]
+        if self._known or output.kind != "scores":
+            return ""
+        return f"{output.name!r} is taken for scores of {self.answers[0][0].shape[output.axis]:,} classes"
 
     def fidelity(self, archive: Archive) -> Fidelity:
         """How near the answers of ``archive`` are."""

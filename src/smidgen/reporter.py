@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
-__all__ = ["SILENT", "Progress", "Reporter"]
+__all__ = ["SILENT", "Progress", "Reporter", "small"]
 
 Progress = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -31,3 +31,13 @@ class Reporter:
 
 
 SILENT = Reporter()
+
+
+def small(number: float) -> str:
+    """A divergence, or another number that may be very small, in words.
+
+    Example:
+        >>> small(0.0123), small(0.0000123), small(0.0)
+        ('0.0123', '1.2e-05', '0.0000')
+    """
+    return f"{number:.4f}" if number >= 0.001 or number == 0 else f"{number:.2g}"

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compress"]
 
+TOLD = 10
+"""Weights that are named of those that a plan leaves alone."""
+
 
 @click.command()
 @click.argument("model")
@@ -119,12 +122,17 @@ def _tell_what_is_kept(before: Archive, after: Archive) -> None:
 
     from smidgen.code import Code
 
+    kept = []
     for name, tensor in after.tensors.items():
-        known = before.tensors[name]
-        if isinstance(tensor, Code) or isinstance(known, Code) or tensor.ndim < 2:
+        known = before.tensors.get(name)
+        if known is None or isinstance(tensor, Code) or isinstance(known, Code):
             continue
-        if np.array_equal(tensor, known):
-            click.echo(f"kept without loss: {name}, which no step of the plan changes", err=True)
+        if sum(size > 1 for size in tensor.shape) > 1 and np.array_equal(np.sort(tensor, None), np.sort(known, None)):
+            kept.append(name)  # perhaps turned
+    for name in kept[:TOLD]:
+        click.echo(f"kept without loss: {name}, which no step of the plan changes", err=True)
+    if len(kept) > TOLD:
+        click.echo(f"kept without loss: {len(kept) - TOLD} others, see smidgen inspect", err=True)
 
 
 def _by_plan(

@@ -101,6 +101,7 @@ def _compare(
     files: tuple[str, ...], archives: list[Archive], sizes: list[int], data: Path, kind: str | None, as_json: bool
 ) -> None:
     from smidgen.examples import all_in, batches, groups
+    from smidgen.reporter import small
     from smidgen.run.compare import compare
 
     items = all_in(data, archives[0])
@@ -118,9 +119,9 @@ def _compare(
             f"{size:,}",
             one.output,
             one.kind,
-            f"{one.divergence:.4f}",
+            small(one.divergence),
             f"{one.agreement:.2f}",
-            f"{one.relative_error:.4f}",
+            small(one.relative_error),
             f"{one.largest_error:.4g}",
             f"{one.milliseconds:.1f}",
         )
@@ -135,6 +136,7 @@ def _compare(
 
 
 def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
+    from smidgen.reporter import small
     from smidgen.run.evaluate import evaluate as evaluate_runners
     from smidgen.run.pictures import find_labelled, find_pictures
 
@@ -160,7 +162,7 @@ def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
             "-" if result.top1 is None else f"{result.top1:.2f}",
             "-" if result.top5 is None else f"{result.top5:.2f}",
             f"{result.agreement:.2f}",
-            f"{result.kl:.4f}",
+            small(result.kl),
             f"{result.milliseconds:.1f}",
         )
         for one, result in zip(judged, results, strict=True)

@@ -36,7 +36,7 @@ def lower_node(work: Work, node: Any) -> None:
 
 
 _HINTS = {
-    "BatchNormalization": "no convolution is before it that it could be folded into",
+    "BatchNormalization": "the convolution before it cannot take it: its weights share values, or are used elsewhere",
     "LogSoftmax": "end the network with its scores or with a Softmax",
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from smidgen.report.charts import Dot, courses, histogram, trade_off
 from smidgen.report.document import Chart, Column, Commands, Figures, Part, Pictures, Section, Shot, Table, Text
+from smidgen.reporter import small
 
 __all__ = [
     "DIVERGENCE",
@@ -58,27 +59,17 @@ def _fidelity(facts: Facts) -> list[tuple[str, str]]:
     found, best = facts.get("comparison"), [point for point in facts.get("curve") or [] if point["best"]]
     if found and "outputs" in found:
         output = found["outputs"][0]
-        return [(DIVERGENCE, _small(output["divergence"])), _alike(output)]
+        return [(DIVERGENCE, small(output["divergence"])), _alike(output)]
     if found:
         file, original = found["file"], found["original"]
-        figures = [(DIVERGENCE, _small(file["kl"])), ("same answer as the original", f"{file['agreement']:.1f} %")]
+        figures = [(DIVERGENCE, small(file["kl"])), ("same answer as the original", f"{file['agreement']:.1f} %")]
         if file["top1"] is not None:
             figures.append((f"top-1; the original's is {original['top1']:.1f} %", f"{file['top1']:.1f} %"))
         return figures
     if best:
-        told = (f"{DIVERGENCE}, when it was made", _small(best[0]["kl"]))
+        told = (f"{DIVERGENCE}, when it was made", small(best[0]["kl"]))
         return [told, ("agreement with the original then", f"{best[0]['agreement']:.1f} %")]
     return []
-
-
-def _small(number: float) -> str:
-    """A number that may be very small.
-
-    Example:
-        >>> _small(0.0123), _small(0.0000123), _small(0.0)
-        ('0.0123', '1.2e-05', '0')
-    """
-    return f"{number:.4f}" if number >= 0.001 else f"{number:.2g}"
 
 
 def _alike(output: Facts) -> tuple[str, str]:
@@ -152,7 +143,7 @@ def about_comparison(facts: Facts) -> Section:
         (facts["file"], facts["bytes"], file, found["milliseconds"] if itself else file["milliseconds"]),
     ):
         right = [f"{result['top1']:.2f} %", f"{result['top5']:.2f} %"] if labelled else []
-        rows.append([name, f"{size:,}", *right, f"{result['agreement']:.2f} %", _small(result["kl"]), f"{time:.3g}"])
+        rows.append([name, f"{size:,}", *right, f"{result['agreement']:.2f} %", small(result["kl"]), f"{time:.3g}"])
     engine = (
         "of the original in ONNX Runtime in float32 and of the file in integers by its own program"
         if itself
@@ -171,8 +162,8 @@ def _about_outputs(facts: Facts, found: Facts) -> Section:
     columns += [Column(t, "number") for t in ("Divergence", "Alike", "Relative error", "Largest error")]
     rows = [
         [
-            *(output["output"], output["kind"], _small(output["divergence"]), _alike(output)[1]),
-            *(_small(output["relative_error"]), _small(output["largest_error"])),
+            *(output["output"], output["kind"], small(output["divergence"]), _alike(output)[1]),
+            *(small(output["relative_error"]), small(output["largest_error"])),
         ]
         for output in found["outputs"]
     ]
@@ -267,7 +258,7 @@ def about_points(rows: Sequence[Facts]) -> Section:
         if r["failed"]:
             cells.append([r["name"], "failed", "", "", ""])
         else:
-            cells.append([r["name"], f"{r['bytes']:,}", _small(r["kl"]), f"{r['agreement']:.2f} %", f"{r['lost']:.2f}"])
+            cells.append([r["name"], f"{r['bytes']:,}", small(r["kl"]), f"{r['agreement']:.2f} %", f"{r['lost']:.2f}"])
     marked = frozenset(number for number, r in enumerate(rows) if r["front"])
     parts.append(Table("All files; those that no other one beats stand out", columns, cells, marked))
     parts += [Text(f"{r['name']} failed: {r['failed']}.") for r in rows if r["failed"]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,6 +66,9 @@ def outputs_of(
 ) -> list[Output]:
     """What each output of a network is, by its last operators and a sample of what it gives.
 
+    Where there are probabilities or chances beside it, what is linear is values: one that gives classes as scores
+    leaves them all so.
+
     Args:
         model: the graph, weights or not.
         sample: what it gives for some input, in the order of its outputs.
@@ -80,6 +83,9 @@ def outputs_of(
         or _output(value.name, last_operator(model, value.name), np.asarray(array))
         for value, array in zip(model.graph.output, sample, strict=True)
     ]
+    if any(output.kind in ("probabilities", "chances") for output in found):
+        # such a network leaves no other classes as scores: what is linear is a place, a size, an angle
+        found = [replace(output, kind="values") if output.kind == "scores" else output for output in found]
     first = np.asarray(sample[0])
     if kind is not None:
         if kind not in KINDS:
