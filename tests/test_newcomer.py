@@ -190,6 +190,8 @@ def test_batches_show_what_a_module_takes() -> None:
     assert (frames.name, frames.shape) == ("frames", (None, 4, 5))
     both = smidgen.compress(heard(), [{"frames": each, "weight": np.ones(3)} for each in sounds([4] * 12)], plan="int8")
     assert [given.name for given in inputs_of(both)] == ["frames", "weight"]
+    more = smidgen.compress(heard(), [{"frames": each, "labels": np.ones(2)} for each in sounds([4] * 12)], plan="int8")
+    assert [given.name for given in inputs_of(more)] == ["frames"]
     longer = smidgen.compress(heard(), sounds([4, 6] * 6), size=2000)
     assert inputs_of(longer)[0].shape == (None, None, 5)
     assert longer.module()(torch.zeros(3, 9, 5))[0].shape == (3, 3)

@@ -119,9 +119,9 @@ def _traceable(
         return ([] if data is None else traceable(Path(data))), data
     rest = iter(data)
     first = list(islice(rest, LOOKED_AT))
-    parameters = inspect.signature(module.forward).parameters.values()
-    needed = [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-    return traceable_from(first, needed), chain(first, rest)
+    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    needed = [p.name for p in parameters if p.default is p.empty] or [p.name for p in parameters[:1]]
+    return traceable_from(first, needed, [p.name for p in parameters]), chain(first, rest)
 
 
 def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pictures: int, seed: int) -> Examples:

@@ -134,22 +134,24 @@ def traceable(path: Path) -> list[dict[str, NDArray[Any]]]:
     return _unlike(first_of(_arrays(file)) for file in _array_files(path))
 
 
-def traceable_from(given: Iterable[Any], wanted: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """As ``traceable``, of examples as in ``examples_from``; nothing where these are pictures.
 
     Args:
         given: the first of them.
-        wanted: names of what the module must be given; what is left over of a tuple, like labels, is ignored.
+        needed: names of what the module must be given; what is left over of a tuple, like labels, is ignored.
+        known: names of what it may be given, which mappings have; if any, others in these are ignored.
     """
-    return _unlike(first_of(one) for one in takewhile(len, (_named(one, wanted) for one in given)))
+    return _unlike(first_of(one) for one in takewhile(len, (_named(one, needed, known) for one in given)))
 
 
-def _named(given: Any, wanted: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str, NDArray[Any]]:
     if isinstance(given, str | Path) or (isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3):
         return {}
     if not isinstance(given, Mapping):
-        given = dict(zip(wanted, given if isinstance(given, tuple | list) else [given], strict=False))
-    return {name: np.asarray(array) for name, array in given.items()}
+        given = dict(zip(needed, given if isinstance(given, tuple | list) else [given], strict=False))
+    names = [name for name in given if name in known] or list(given)
+    return {name: np.asarray(given[name]) for name in names}
 
 
 def _unlike(given: Iterable[dict[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:

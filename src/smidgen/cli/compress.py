@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,7 +118,7 @@ def compress(
 
 
 def _tell_what_is_kept(before: Archive, after: Archive) -> None:
-    """What no step of a plan has changed, of two and more axes; of one there are biases and the like."""
+    """What no step of a plan has changed, but for one number for each channel: biases and the like."""
     import numpy as np
 
     from smidgen.code import Code
@@ -127,7 +128,7 @@ def _tell_what_is_kept(before: Archive, after: Archive) -> None:
         known = before.tensors.get(name)
         if known is None or isinstance(tensor, Code) or isinstance(known, Code):
             continue
-        if sum(size > 1 for size in tensor.shape) > 1 and np.array_equal(np.sort(tensor, None), np.sort(known, None)):
+        if prod(tensor.shape[1:]) > 1 and np.array_equal(np.sort(tensor, None), np.sort(known, None)):
             kept.append(name)  # perhaps turned
     for name in kept[:TOLD]:
         click.echo(f"kept without loss: {name}, which no step of the plan changes", err=True)
