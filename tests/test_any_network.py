@@ -379,6 +379,25 @@ def test_what_is_linear_beside_probabilities_is_no_scores(last: nn.Module, kinds
     assert first.kind == "scores"
 
 
+class Sure(nn.Module):
+    """Gives scores, and how likely they make each class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.layer(x)
+        return scores, scores.softmax(1)
+
+
+def test_scores_beside_their_own_probabilities_are_scores() -> None:
+    archive = from_module(Sure(), (6,))
+    sample = Engine(archive.onnx())({"image": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)})
+    outputs = outputs_of(onnx.load_from_string(archive.graph), sample)
+    assert [output.kind for output in outputs] == ["scores", "probabilities"]
+
+
 def test_what_a_linear_output_is_taken_for_is_said() -> None:
     def said(kind: str | None, labels: tuple[Label, ...] = ()) -> list[str]:
         archive = from_module(nn.Linear(6, 3), (6,), labels=labels)

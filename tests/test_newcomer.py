@@ -19,7 +19,7 @@ import smidgen
 from smidgen.archive import Archive, Preprocessing
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.cli import cli
-from smidgen.errors import ModelError
+from smidgen.errors import InputError, ModelError
 from smidgen.examples import Examples, batches, examples_from, inputs_of
 from smidgen.read import from_module, read_model
 from smidgen.reference import Reference
@@ -181,6 +181,56 @@ def test_files_of_arrays_show_what_a_module_takes(folder: Path, monkeypatch: pyt
     status, said = run("compress", "test_newcomer:heard", "--plan", "int8", "-o", "x.smidgen")
     assert status == 1
     assert "pictures were tried: give the module an attribute `example_inputs`" in said
+
+
+class Wide(nn.Module):
+    """Takes pictures of 8 x 8, and calls them so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(192, 3)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.layer(pixels.flatten(1))  # type: ignore[no-any-return]
+
+
+def wide() -> nn.Module:
+    module = Wide()
+    with torch.no_grad():
+        module.layer.weight.fill_(0.01)
+    return module
+
+
+def test_arrays_of_labels_are_ignored_and_inputs_may_have_another_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    frames = np.random.default_rng(0).normal(size=(30, 3, 8, 8)).astype(np.float32)
+    smidgen.compress(wide(), plan="int8", input_shape=(3, 8, 8)).save("early.smidgen")  # its input is "image"
+    for known in ("pixels", "what"):
+        np.savez("data.npz", **{known: frames, "label": np.arange(30)})
+        if known == "pixels":
+            status, said = run(
+                "compress", "test_newcomer:wide", "--data", "data.npz", "--size", "1KB", "-o", "w.smidgen"
+            )
+            assert status == 0, said
+        np.savez("data.npz", **{known: frames})
+        status, said = run("evaluate", "test_newcomer:wide", "early.smidgen", "--data", "data.npz")
+        assert status == 0, said
+        status, said = run("evaluate", "early.smidgen", "test_newcomer:wide", "--data", "data.npz")
+        assert status == 0, said
+
+
+def test_what_is_no_data_is_said() -> None:
+    with pytest.raises(InputError, match="data: int: give a folder"):
+        smidgen.compress(heard(), 5, plan="int8")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="data: frames: not arrays"):
+        smidgen.compress(heard(), [([[1.0], [1.0, 2.0]],)], plan="int8")
+    with pytest.raises(ModelError, match=r"examples of shapes \{'frames': \(1,\)\}"):
+        smidgen.compress(heard(), [np.ones(16)] * 30, plan="int8")
+    with pytest.raises(ModelError) as caught:
+        smidgen.compress(nn.Linear(3, 3), plan="int8", input_shape=(3, 224, 225))
+    assert "were tried" not in str(caught.value)
 
 
 def test_batches_show_what_a_module_takes() -> None:

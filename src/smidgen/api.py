@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +17,7 @@ from smidgen.errors import InputError, LimitError
 from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, traceable, traceable_from
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
-from smidgen.read import described, read_model, says_what_it_takes
+from smidgen.read import described, read_model, says_what_it_takes, takes
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
@@ -116,12 +115,12 @@ def _traceable(
 ) -> tuple[Sequence[Mapping[str, Any]], str | os.PathLike[str] | Iterable[Any] | None]:
     """What the data show of the inputs of a module, and the same data."""
     if data is None or isinstance(data, str | os.PathLike):
-        return ([] if data is None else traceable(Path(data))), data
+        return ([] if data is None else traceable(Path(data), *takes(module))), data
+    if not isinstance(data, Iterable):
+        raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
     rest = iter(data)
     first = list(islice(rest, LOOKED_AT))
-    parameters = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
-    needed = [p.name for p in parameters if p.default is p.empty] or [p.name for p in parameters[:1]]
-    return traceable_from(first, needed, [p.name for p in parameters]), chain(first, rest)
+    return traceable_from(first, *takes(module)), chain(first, rest)
 
 
 def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pictures: int, seed: int) -> Examples:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,7 +76,7 @@ def turned(archive: Archive) -> Archive:
     if not work.graph.output:  # weights alone
         return archive
     work.add_up()
-    work.turn()
+    work.turn([np.float32])  # what no step changes keeps its type
     return work.archive()
 
 
@@ -264,7 +264,7 @@ class _Work(Rewriting):
             new = largest if len(uses[largest]) == 1 and len(node.output) == 1 else self.free(largest)
             self.tensors[new], self.computed[new] = np.ascontiguousarray(array), None
             uses[new] = [use for used, use in self.all_uses(graph) if used == name]
-            self._rename(name, new, graph)
+            self._rename({name: new}, graph)
 
     def _merge_equal(self) -> None:
         """Equal arrays, as branches of a condition compute them from the same weights, are kept once."""
@@ -273,15 +273,15 @@ class _Work(Rewriting):
             array = np.asarray(self.tensors[name])
             same = first.setdefault((array.dtype.str, array.shape, array.tobytes()), name)
             if same != name:
-                self._rename(name, same)
+                self._rename({name: same})
 
     # outputs first
 
-    def turn(self) -> None:
-        """Turns every weight that is not kept with its outputs first, and has the graph turn it back."""
-        uses, new = self.uses(), list[Any]()
+    def turn(self, types: Sequence[Any] = (np.float16, np.float32, np.float64)) -> None:
+        """Turns every weight of these types that is not kept with its outputs first, and has the graph turn it back."""
+        uses, new, renamed = self.uses(), list[Any](), dict[str, str]()
         for name, tensor in list(self.tensors.items()):
-            if isinstance(tensor, Code) or tensor.dtype.kind != "f" or tensor.ndim < 2 or not uses.get(name):
+            if isinstance(tensor, Code) or tensor.dtype not in types or tensor.ndim < 2 or not uses.get(name):
                 continue
             steps: list[Any] = []
             if tensor.ndim == 3 and all(use.node is not None and use.node.op_type in _RECURRENT for use in uses[name]):
@@ -292,24 +292,29 @@ class _Work(Rewriting):
                 self.tensors[name] = tensor.transpose(order)
                 if order != tuple(range(tensor.ndim)):
                     steps.append(("Transpose", [], {"perm": [int(axis) for axis in np.argsort(order)]}))
+            if not steps and tensor.dtype == np.float32:
+                self.tensors[name] = np.ascontiguousarray(tensor)
+                continue
             if tensor.dtype != np.float32:
                 steps.append(("Cast", [], {"to": kind(tensor)}))
             self.tensors[name] = np.ascontiguousarray(self.tensors[name], np.float32)
             new += self._restored(name, steps)
+            renamed[name] = new[-1].output[0]
+        self._rename(renamed)
         self.set_nodes([*new, *self.graph.node])
 
     def _restored(self, name: str, steps: list[tuple[str, list[str], dict[str, Any]]]) -> Iterator[Any]:
-        """The nodes that undo what was done to a weight; what took the weight takes their result."""
+        """The nodes that undo what was done to a weight; what took the weight is to take their result."""
         last = name
         for operator, more, attributes in steps:
             source, last = last, self.free(name)
             yield onnx.helper.make_node(operator, [source, *more], [last], **attributes)
-        self._rename(name, last)
 
-    def _rename(self, old: str, new: str, within: Any = None) -> None:
+    def _rename(self, new: Mapping[str, str], within: Any = None) -> None:
         for graph in graphs_of(self.graph if within is None else within):
             for node in graph.node:
-                node.input[:] = [new if name == old else name for name in node.input]
+                if any(name in new for name in node.input):
+                    node.input[:] = [new.get(name, name) for name in node.input]
 
     def _number(self, name: str, shape: tuple[int, ...]) -> str:
         size = self.free(name)

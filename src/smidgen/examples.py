@@ -122,16 +122,21 @@ def _array_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.npz")) if path.is_dir() else []
 
 
-def traceable(path: Path) -> list[dict[str, NDArray[Any]]]:
+def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
     """What a module that does not say what it takes may be traced with: the first example of ``.npz`` files, and the
     first of other shapes, if there is one; nothing where ``path`` has no such files.
 
     Arrays of one length hold an example in each row; others are the inputs of one call.
 
+    Args:
+        path: a file or a folder.
+        needed: names of what the module must be given; where no array has a name that it knows, so many are taken.
+        known: names of what it may be given; others are ignored where there are some of these.
+
     Raises:
         InputError: a file cannot be read.
     """
-    return _unlike(first_of(_arrays(file)) for file in _array_files(path))
+    return _unlike(first_of(_named(_arrays(file), needed, known)) for file in _array_files(path))
 
 
 def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
@@ -150,8 +155,15 @@ def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str,
         return {}
     if not isinstance(given, Mapping):
         given = dict(zip(needed, given if isinstance(given, tuple | list) else [given], strict=False))
-    names = [name for name in given if name in known] or list(given)
-    return {name: np.asarray(given[name]) for name in names}
+    names = [name for name in given if name in known] or list(given)[: len(needed)]
+    try:
+        return {name: _plain(given[name]) for name in names}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"data: {', '.join(names)}: not arrays: {one_line(error)}") from None
+
+
+def _plain(array: Any) -> NDArray[Any]:
+    return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
 
 
 def _unlike(given: Iterable[dict[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:

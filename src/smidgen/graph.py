@@ -59,6 +59,7 @@ def export_graph(
         >>> [node.op_type for node in graph.node], [weight.name for weight in graph.initializer]
         (['Conv'], ['weight', 'bias'])
     """
+    named: list[dict[str, torch.Tensor]] = []
     try:
         # A copy, because hooks, the mode and the type of a module that may be in training are none of our business.
         with warnings.catch_warnings():
@@ -77,7 +78,8 @@ def export_graph(
     except ModelError as error:
         raise ModelError(f"{type(module).__name__}: {error}") from None
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
-        wanted = "the examples" if examples else f"inputs of shape {input_shape}"
+        shapes = [{name: tuple(tensor.shape) for name, tensor in one.items()} for one in named[:1]] if examples else []
+        wanted = f"examples of shapes {shapes[0]}" if shapes else f"inputs of shape {input_shape}"
         raise ModelError(f"{type(module).__name__}: cannot be traced for {wanted}: {one_line(error)}") from None
     graph = proto.graph
     state = still.state_dict()

@@ -14,12 +14,15 @@ from smidgen.code import Affine, Code
 from smidgen.errors import ModelError
 from smidgen.network import constant_node
 from smidgen.rewriting import Rewriting, Use
-from smidgen.run.onnx_graph import graphs_of
+from smidgen.run.onnx_graph import STANDARD, graphs_of
 
 __all__ = ["convolve", "fold"]
 
 PICTURE = 4
 """Axes of a batch of pictures."""
+
+DEEPEST = 10
+"""Views of views that are looked through."""
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
 _VIEWS = ("Identity", "Reshape", "Squeeze", "Unsqueeze")
@@ -54,17 +57,19 @@ def fold(work: Rewriting, may: Callable[[str], bool]) -> None:
             output, and so can symbols whose steps are equal; others are left alone in any case.
     """
     for graph in graphs_of(work.graph):
-        makers = {node.output[0]: node for node in graph.node if node.op_type in (*_LAYERS, "Concat")}
-        views = {node.output[0]: node for node in graph.node if node.op_type in _VIEWS}
-        uses, gone = work.uses(), []
+        makers = {node.output[0]: node for node in graph.node if _is_one_of(node, *_LAYERS, "Concat")}
+        constants, uses, gone = _Constants(work, graph), work.uses(), []
         for value in graph.output:  # what the graph gives has a use beside those in it
             uses.setdefault(value.name, []).append(Use(None, 0))
         for node in graph.node:
-            steps = _steps(work, views, node)
+            steps = _steps(constants, node)
             layers = [] if steps is None else _joined(makers, uses, steps.given)
-            if steps is None or not layers or not all(_takes(work, layer, steps, uses, may) for layer in layers):
+            if steps is None or not all(_takes(constants, layer, steps, uses, may) for layer in layers):
                 continue
-            _fold(work, layers, steps)
+            sizes = [constants(layer.input[1]).shape[_outputs_axis(layer)] for layer in layers]
+            if len(steps.factors) not in (1, sum(sizes)) or not layers:  # one channel may become many
+                continue
+            _fold(work, constants, layers, sizes, steps, uses)
             makers[node.output[0]] = makers[steps.given]
             makers[steps.given].output[0] = node.output[0]
             gone.append(node)
@@ -84,14 +89,15 @@ def convolve(work: Rewriting) -> set[str]:
         The names of the weights of these.
     """
     makers = {name: node for node in work.graph.node for name in node.output}
-    uses, ranks, nodes, made = work.uses(), _ranks(work), list[Any](), set[str]()
+    constants, uses, pictures = _Constants(work, work.graph), work.uses(), _pictures(work)
+    nodes, made = list[Any](), set[str]()
     for node in work.graph.node:
-        steps = _steps(work, {}, node) if node.op_type == "BatchNormalization" else None
+        steps = _steps(constants, node) if node.op_type == "BatchNormalization" else None
         weight, bias = node.input[1:3] if steps else ("", "")
         maker = makers.get(node.input[0]) if steps else None
         alone = all(name in work.tensors and len(uses[name]) == 1 for name in (weight, bias))
         # after a layer that could not be scaled channels may differ by orders of magnitude
-        if steps is None or not alone or ranks.get(steps.given) != PICTURE or (maker and maker.op_type in _LAYERS):
+        if steps is None or not alone or steps.given not in pictures or (maker and maker.op_type in _LAYERS):
             nodes.append(node)
             continue
         work.tensors[weight] = steps.factors.astype(np.float32).reshape(-1, 1, 1, 1)
@@ -113,19 +119,20 @@ def _scalable(weight: Any, axis: int | None) -> bool:
     return weight is not None and axis is not None
 
 
-def _steps(work: Rewriting, views: Mapping[str, Any], node: Any) -> _Steps | None:
-    """What a node does to channels, if it does no more than that, by numbers that are known, or views of such."""
-    if node.op_type == "BatchNormalization":
-        constants = [work.constant(name) for name in node.input[1:5]]
-        if any(isinstance(each, Code | None) for each in constants):
+def _steps(constants: _Constants, node: Any) -> _Steps | None:
+    """What a node does to channels, if it does no more than that, by numbers that are known."""
+    if _is_one_of(node, "BatchNormalization"):
+        given = [constants(name) for name in node.input[1:5]]
+        training = any(a.name == "training_mode" and a.i for a in node.attribute) or any(node.output[1:])
+        if training or any(isinstance(each, Code | None) for each in given):
             return None
-        scale, shift, mean, variance = (np.asarray(each, np.float64).reshape(-1) for each in constants)
+        scale, shift, mean, variance = (np.asarray(each, np.float64).reshape(-1) for each in given)
         epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
         factors = scale / np.sqrt(variance + epsilon)
         return _Steps(node.input[0], factors, shift - mean * factors, lambda rank: True)
-    if node.op_type not in _ARITHMETIC or len(node.input) != 2:
+    if not _is_one_of(node, *_ARITHMETIC) or len(node.input) != 2:
         return None
-    known = [_known(work, views, name) for name in node.input]
+    known = [constants(name) for name in node.input]
     place = 0 if known[0] is not None and node.op_type in ("Add", "Mul") else 1
     constant, other = known[place], known[1 - place]
     if other is not None or isinstance(constant, Code | None) or constant.dtype.kind != "f":
@@ -133,18 +140,33 @@ def _steps(work: Rewriting, views: Mapping[str, Any], node: Any) -> _Steps | Non
     return _by_arithmetic(node.op_type, node.input[1 - place], np.asarray(constant, np.float64))
 
 
-def _known(work: Rewriting, views: Mapping[str, Any], name: str) -> Any:
-    """A constant, or a view of one; None if it is neither."""
-    if name not in views:
-        return work.constant(name)
-    others = {each: node for each, node in views.items() if each != name}  # no file can lead it in circles
-    given = {each: _known(work, others, each) for each in views[name].input}
-    if any(isinstance(array, Code | None) for array in given.values()):
-        return None
-    try:
-        return constant_node(work.model, views[name], given)[0]
-    except ModelError:  # it may depend on an attribute that nothing knows
-        return None
+def _is_one_of(node: Any, *operators: str) -> bool:
+    return node.op_type in operators and node.domain in STANDARD
+
+
+class _Constants:
+    """What is known of a graph: tensors of the archive, constants of the graph, and views of them."""
+
+    def __init__(self, work: Rewriting, graph: Any) -> None:
+        self.work = work
+        self.held = {tensor.name: tensor for within in (work.graph, graph) for tensor in within.initializer}
+        self.views = {node.output[0]: node for node in graph.node if _is_one_of(node, *_VIEWS, "Constant")}
+
+    def __call__(self, name: str, deep: int = 0) -> Any:
+        """A code or an array; None where nothing is known."""
+        if name in self.work.tensors:
+            return self.work.tensors[name]
+        if name in self.held:
+            return onnx.numpy_helper.to_array(self.held[name])
+        if name not in self.views or deep > DEEPEST:
+            return None
+        given = {each: self(each, deep + 1) for each in self.views[name].input}
+        if any(isinstance(array, Code | None) for array in given.values()):
+            return None
+        try:
+            return constant_node(self.work.model, self.views[name], given)[0]
+        except ModelError:  # it may depend on an attribute that nothing knows
+            return None
 
 
 def _drop_views(work: Rewriting, graph: Any) -> None:
@@ -185,20 +207,20 @@ def _joined(makers: Mapping[str, Any], uses: Mapping[str, list[Use]], name: str)
 
 
 def _takes(
-    work: Rewriting,
+    constants: _Constants,
     layer: Any,
     steps: _Steps,
     uses: Mapping[str, list[Use]],
     may: Callable[[str], bool],
 ) -> bool:
-    weight = work.constant(layer.input[1])
+    weight = constants(layer.input[1])
     if not may(layer.input[1]) or not _scalable(weight, _outputs_axis(layer)) or not steps.fits(len(weight.shape)):
         return False
     for name in layer.input[2:]:
-        bias = work.constant(name) if name else np.zeros(1)
+        bias = constants(name) if name else np.zeros(1)
         if isinstance(bias, Code | None) or math.prod(bias.shape[:-1]) != 1:
             return False
-    return all(len(uses.get(name, ())) < 2 for name in layer.input[1:] if name)  # a new bias has no use there
+    return len(uses[layer.input[1]]) == 1
 
 
 def _outputs_axis(layer: Any) -> int | None:
@@ -212,22 +234,24 @@ def _outputs_axis(layer: Any) -> int | None:
     return int(not attributes.get("transB")) if simple else None
 
 
-def _fold(work: Rewriting, layers: Sequence[Any], steps: _Steps) -> None:
-    sizes = []
-    for layer in layers:
-        axis = _outputs_axis(layer)
-        assert axis is not None
-        sizes.append(work.constant(layer.input[1]).shape[axis])
+def _fold(
+    work: Rewriting,
+    constants: _Constants,
+    layers: Sequence[Any],
+    sizes: Sequence[int],
+    steps: _Steps,
+    uses: Mapping[str, list[Use]],
+) -> None:
     factors, shift = (np.broadcast_to(each, (sum(sizes),)) for each in (steps.factors, steps.shift))
     ends = np.cumsum(sizes)
     for layer, start, end in zip(layers, ends - sizes, ends, strict=True):
-        weight, axis = work.constant(layer.input[1]), _outputs_axis(layer)
-        bias = work.constant(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
+        weight, axis = constants(layer.input[1]), _outputs_axis(layer)
+        bias = constants(layer.input[2]) if len(layer.input) > 2 and layer.input[2] else 0.0
         shifted = np.asarray(bias, np.float64).reshape(-1) * factors[start:end] + shift[start:end]
         work.tensors[layer.input[1]] = _scaled(weight, factors[start:end], axis or 0)
         if len(layer.input) < 3:
-            layer.input.append(_bias_name(work, layer.input[1]))
-        elif not layer.input[2]:
+            layer.input.append("")
+        if not layer.input[2] or len(uses.get(layer.input[2], ())) > 1:  # others have the same, zeros perhaps
             layer.input[2] = _bias_name(work, layer.input[1])
         work.tensors[layer.input[2]] = shifted.astype(np.float32 if isinstance(weight, Code) else weight.dtype)
 
@@ -251,12 +275,16 @@ def _bias_name(work: Rewriting, weight: str) -> str:
     return name
 
 
-def _ranks(work: Rewriting) -> dict[str, int]:
-    """How many axes tensors have, as far as that can be told."""
+def _pictures(work: Rewriting) -> set[str]:
+    """The names of tensors that are batches of pictures in float32, as far as that can be told."""
     work.hold()
     try:
         graph = onnx.shape_inference.infer_shapes(work.model).graph
     except Exception:  # a matter of what the graph holds; it has no base class for its errors
-        return {}
-    values = (*graph.value_info, *graph.input, *graph.output)
-    return {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
+        return set()
+    types = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.input, *graph.output)}
+    return {
+        name
+        for name, told in types.items()
+        if told.elem_type == onnx.TensorProto.FLOAT and told.HasField("shape") and len(told.shape.dim) == PICTURE
+    }

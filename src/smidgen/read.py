@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import warnings
@@ -28,7 +29,7 @@ from smidgen.onnx_file import read_onnx
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
-__all__ = ["call", "described", "from_module", "read_model", "says_what_it_takes", "to_module"]
+__all__ = ["call", "described", "from_module", "read_model", "says_what_it_takes", "takes", "to_module"]
 
 _PRETRAINED = "squeezenet1_1"
 _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin")
@@ -78,7 +79,7 @@ def read_model(spec: str, data: Path | None = None) -> Archive:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
         module = call(spec)
-        shown = () if data is None or says_what_it_takes(module) else traceable(data)
+        shown = () if data is None or says_what_it_takes(module) else traceable(data, *takes(module))
         return described(spec, module, examples=shown)
     if Path(spec).suffix in _CHECKPOINTS:
         raise ModelError(
@@ -220,6 +221,13 @@ def says_what_it_takes(module: nn.Module) -> bool:
     return hasattr(module, "example_inputs") or hasattr(module, "input_shape")
 
 
+def takes(module: nn.Module) -> tuple[list[str], list[str]]:
+    """The names of what a module must be given, at least of one, and of all that it may be given."""
+    found = [p for p in inspect.signature(module.forward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    known = [parameter.name for parameter in found]
+    return [parameter.name for parameter in found if parameter.default is parameter.empty] or known[:1], known
+
+
 def described(
     spec: str,
     module: nn.Module,
@@ -253,7 +261,7 @@ def described(
     try:
         return from_module(module, shape, preprocessing, labels)
     except ModelError as error:
-        if shape != _INPUT_SHAPE or preprocessing:
+        if preprocessing or input_shape or says_what_it_takes(module):
             raise
         raise ModelError(
             f"{error}; it does not say what it takes, so pictures were tried: give the module an attribute "

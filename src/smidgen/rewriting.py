@@ -85,13 +85,6 @@ class Rewriting:
         self.names.add(f"{name}_{number}")
         return f"{name}_{number}"
 
-    def constant(self, name: str) -> Any:
-        """A tensor of the archive or a constant of the graph; None if it is neither."""
-        if name in self.tensors:
-            return self.tensors[name]
-        found = [tensor for tensor in self.graph.initializer if tensor.name == name]
-        return onnx.numpy_helper.to_array(found[0]) if found else None
-
     def set_nodes(self, nodes: list[Any], graph: Any = None) -> None:
         """Puts these nodes in place of those of a graph, by default of the outermost."""
         graph = self.graph if graph is None else graph

@@ -36,7 +36,7 @@ def lower_node(work: Work, node: Any) -> None:
 
 
 _HINTS = {
-    "BatchNormalization": "the convolution before it cannot take it: its weights share values, or are used elsewhere",
+    "BatchNormalization": "no layer before it could take it: weights of a table, turned ones and those used elsewhere cannot",
     "LogSoftmax": "end the network with its scores or with a Softmax",
 }
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.errors import InputError
+from smidgen.examples import inputs_of
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
 from smidgen.run.timing import interleaved
@@ -72,11 +73,12 @@ def compare(
     if not archives:
         raise InputError("no network to evaluate")
     engines = [Engine(archive.onnx()) for archive in archives]
+    inputs = [[given.name for given in inputs_of(archive)] for archive in archives]
     sums: list[list[_Sums]] = []
     kept: list[Mapping[str, NDArray[Any]]] = []
     outputs: list[Output] = []
     for done, batch in enumerate(batches, 1):
-        answers = [engine(batch) for engine in engines]
+        answers = [engine(_named(batch, names)) for engine, names in zip(engines, inputs, strict=True)]
         if not outputs:
             outputs = outputs_of(archives[0].onnx(), answers[0], bool(archives[0].labels), kind)
             sums = [[_Sums() for _ in outputs] for _ in engines]
@@ -94,12 +96,20 @@ def compare(
             on_progress(done)
     if not kept:
         raise InputError("no inputs to evaluate on")
-    runs = [partial(_run, engine, kept) for engine in engines]
+    runs = [
+        partial(_run, engine, [_named(batch, names) for batch in kept])
+        for engine, names in zip(engines, inputs, strict=True)
+    ]
     times = [float(median) for median in np.median(interleaved(runs, _ROUNDS), axis=0)]
     return [
         [total.found(output, times[place]) for output, total in zip(outputs, row, strict=True)]
         for place, row in enumerate(sums)
     ]
+
+
+def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
+    """A single input is what the network takes, whatever that calls it: the data may have named the other."""
+    return {names[0]: next(iter(batch.values()))} if len(batch) == len(names) == 1 else batch
 
 
 class _Sums:

@@ -66,8 +66,8 @@ def outputs_of(
 ) -> list[Output]:
     """What each output of a network is, by its last operators and a sample of what it gives.
 
-    Where there are probabilities or chances beside it, what is linear is values: one that gives classes as scores
-    leaves them all so.
+    Where there are probabilities or chances beside it that are not made of it, what is linear is values: a network that
+    gives classes as scores leaves them all so.
 
     Args:
         model: the graph, weights or not.
@@ -83,9 +83,16 @@ def outputs_of(
         or _output(value.name, last_operator(model, value.name), np.asarray(array))
         for value, array in zip(model.graph.output, sample, strict=True)
     ]
-    if any(output.kind in ("probabilities", "chances") for output in found):
+    likely = [output.name for output in found if output.kind in ("probabilities", "chances")]
+    if likely:
         # such a network leaves no other classes as scores: what is linear is a place, a size, an angle
-        found = [replace(output, kind="values") if output.kind == "scores" else output for output in found]
+        own = {name for each in likely for name in _behind(model, each)}
+        found = [
+            replace(output, kind="values")
+            if output.kind == "scores" and not own & _behind(model, output.name)
+            else output
+            for output in found
+        ]
     first = np.asarray(sample[0])
     if kind is not None:
         if kind not in KINDS:
@@ -112,6 +119,16 @@ def maker(model: onnx.ModelProto, output: str) -> Any:
     while output in makers and makers[output].op_type in _RESHAPING:
         output = makers[output].input[0]
     return makers.get(output)
+
+
+def _behind(model: onnx.ModelProto, output: str) -> set[str]:
+    """What the node that makes an output makes and takes: the same where one output is the softmax of another."""
+    node = maker(model, output)
+    if node is None:
+        return {output}
+    takes = node.input[0] if node.op_type in ("Softmax", "Sigmoid", "HardSigmoid") else node.output[0]
+    before = maker(model, takes)
+    return {takes} if before is None else {str(before.output[0])}
 
 
 def log_probabilities(output: Output, array: Array) -> NDArray[np.float64]:
