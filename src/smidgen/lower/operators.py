@@ -36,7 +36,7 @@ def lower_node(work: Work, node: Any) -> None:
 
 
 _HINTS = {
-    "BatchNormalization": "no layer before it could take it: weights of a table, turned ones and those used elsewhere cannot",
+    "BatchNormalization": "no layer before it could take it: tables, turned weights and those used twice cannot",
     "LogSoftmax": "end the network with its scores or with a Softmax",
 }
 
