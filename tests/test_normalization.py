@@ -197,6 +197,16 @@ def test_a_normalization_without_a_layer_becomes_one_and_runs_in_integers() -> N
     assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted - wanted.mean(0)).max()
 
 
+def test_normalizations_that_share_numbers_become_layers_of_their_own() -> None:
+    second = "z = BatchNormalization(c, s, t, mean, variance)"
+    nodes = f"a = Relu(x) b = BatchNormalization(a, s, t, t, s) c = Sigmoid(b) {second}"
+    before = archive("6,5,5", nodes, s=(6,), t=(6,), **{name: NORM[name] for name in ("mean", "variance")})
+    after = arranged(before)
+    x = RNG.normal(size=(2, 6, 5, 5)).astype(np.float32)
+    np.testing.assert_allclose(answer(after, x), answer(before, x), rtol=1e-4, atol=1e-4)
+    assert operators(after) == ["Relu", "Conv", "Sigmoid", "Conv"]
+
+
 def test_sums_are_additions() -> None:
     before = archive("4", "z = Sum(x, a, b)", a=(4,), b=(1, 4))
     after = turned(before)

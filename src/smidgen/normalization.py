@@ -93,13 +93,12 @@ def convolve(work: Rewriting) -> set[str]:
     nodes, made = list[Any](), set[str]()
     for node in work.graph.node:
         steps = _steps(constants, node) if node.op_type == "BatchNormalization" else None
-        weight, bias = node.input[1:3] if steps else ("", "")
         maker = makers.get(node.input[0]) if steps else None
-        alone = all(name in work.tensors and len(uses[name]) == 1 for name in (weight, bias))
         # after a layer that could not be scaled channels may differ by orders of magnitude
-        if steps is None or not alone or steps.given not in pictures or (maker and maker.op_type in _LAYERS):
+        if steps is None or steps.given not in pictures or (maker and maker.op_type in _LAYERS):
             nodes.append(node)
             continue
+        weight, bias = (name if len(uses[name]) == 1 else work.free(name) for name in node.input[1:3])
         work.tensors[weight] = steps.factors.astype(np.float32).reshape(-1, 1, 1, 1)
         work.tensors[bias] = steps.shift.astype(np.float32)
         made.add(weight)
