@@ -21,6 +21,7 @@ from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.cli import cli
 from smidgen.errors import InputError, ModelError
 from smidgen.examples import Examples, batches, examples_from, inputs_of
+from smidgen.file import write
 from smidgen.read import from_module, read_model
 from smidgen.reference import Reference
 
@@ -219,6 +220,21 @@ def test_arrays_of_labels_are_ignored_and_inputs_may_have_another_name(
         assert status == 0, said
         status, said = run("evaluate", "early.smidgen", "test_newcomer:wide", "--data", "data.npz")
         assert status == 0, said
+
+
+def test_a_size_may_be_written_as_on_the_command_line() -> None:
+    data = [each.astype(np.float32) for each in sounds([4] * 12)]
+    assert len(write(smidgen.compress(heard(), data, size="2KB"))) <= 2000
+    with pytest.raises(InputError, match="write a number and B, KB"):
+        smidgen.compress(heard(), data, size="two")
+
+
+def test_what_is_not_there_is_said_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for data in ("x.csv", "nowhere/"):
+        status, said = run("compress", "test_newcomer:heard", "--data", data, "--size", "2KB", "-o", "x.smidgen")
+        assert status == 1
+        assert "no such file or folder" in said
 
 
 def test_what_is_no_data_is_said() -> None:

@@ -81,12 +81,12 @@ def test_what_is_done_to_channels_is_part_of_the_layer(case: str) -> None:
 
 
 LEFT: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "read twice": ("4,5,5", f"{CONVOLUTION} {NORMALIZED} z = Sub(y, a)", {"w": (6, 4, 1, 1), **NORM}),
+    "read twice": ("4,5,5", f"{CONVOLUTION} y = Mul(a, c) z = Sub(y, a)", {"w": (6, 4, 1, 1), "c": (6, 1, 1)}),
     "along rows": ("4,5,6", f"{CONVOLUTION} y = Mul(a, c) z = Relu(y)", {"w": (6, 4, 1, 1), "c": (6,)}),
     "more axes": ("4,5,5", f"{CONVOLUTION} y = Mul(a, c) z = Relu(y)", {"w": (6, 4, 1, 1), "c": (1, 1, 6, 1, 1)}),
     "at each place": ("4,5,5", f"{CONVOLUTION} y = Add(a, c) z = Relu(y)", {"w": (6, 4, 1, 1), "c": (6, 5, 5)}),
-    "weights twice": ("4,5,5", f"{CONVOLUTION} {NORMALIZED} b = Conv<kernel_shape=[1,1]>(x, w) z = Add(y, b)",
-                      {"w": (6, 4, 1, 1), **NORM}),
+    "weights twice": ("4,5,5", f"{CONVOLUTION} y = Mul(a, c) b = Conv<kernel_shape=[1,1]>(x, w) z = Add(y, b)",
+                      {"w": (6, 4, 1, 1), "c": (6, 1, 1)}),
     "one channel, many factors": ("4,5,5", f"{CONVOLUTION} y = Mul(a, c) z = Relu(y)",
                                   {"w": (1, 4, 1, 1), "c": (6, 1, 1)}),
     "of the batch": ("4,5,5", f"{CONVOLUTION} y, m, v = BatchNormalization<training_mode=1>(a, scale, shift, mean, "
@@ -205,6 +205,33 @@ def test_normalizations_that_share_numbers_become_layers_of_their_own() -> None:
     x = RNG.normal(size=(2, 6, 5, 5)).astype(np.float32)
     np.testing.assert_allclose(answer(after, x), answer(before, x), rtol=1e-4, atol=1e-4)
     assert operators(after) == ["Relu", "Conv", "Sigmoid", "Conv"]
+
+
+class Before(nn.Module):
+    """A ResNet with normalization before its layers: what the first gives goes around them, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.layer = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        scores: Tensor = self.last((x + self.layer(torch.relu(self.norm(x)))).mean((2, 3)))
+        return scores
+
+
+def test_a_normalization_after_what_is_read_elsewhere_is_a_layer_of_its_own() -> None:
+    torch.manual_seed(0)
+    module = Before().train()
+    module(torch.randn(16, 3, 8, 8))
+    before = from_module(module.eval(), (3, 8, 8), Preprocessing(8, 8))
+    x = RNG.normal(size=(4, 3, 8, 8)).astype(np.float32)
+    wanted = Engine(before.onnx())({"image": x})[0]
+    for after in (arranged(before), compress_by_plan(before, Plan.find("int8"))):
+        assert operators(after).count("Conv") == 3
+        np.testing.assert_allclose(Engine(after.onnx())({"image": x})[0], wanted, rtol=0.05, atol=0.05)
+        assert lower(after, [{"image": x}])
 
 
 def test_sums_are_additions() -> None:

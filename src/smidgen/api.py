@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.arrange import layer_weights, normalized, turned
-from smidgen.budget import Budget, Outcome
+from smidgen.budget import Budget, Outcome, parse_size
 from smidgen.errors import InputError, LimitError
 from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, traceable, traceable_from
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
@@ -31,7 +31,7 @@ def compress(
     data: str | os.PathLike[str] | Iterable[Any] | None = None,
     *,
     plan: Plan | str | None = None,
-    size: int | None = None,
+    size: int | str | None = None,
     max_drop: float | None = None,
     finetune: int = 0,
     seconds: float = float("inf"),
@@ -52,7 +52,7 @@ def compress(
             labels are needed; a folder may have sub-folders named by ``labels``. With a plan they only show the ranges
             of activations, which the network needs to run without ONNX Runtime.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
-        size: bytes that the saved file must not exceed.
+        size: bytes that the saved file must not exceed, as a number or as "400KB".
         max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.
         finetune: epochs of distillation from the original on ``data``.
         seconds: how long this may take; the best that was found by then is returned.
@@ -100,7 +100,8 @@ def compress(
             raise InputError("give one of plan, size and max_drop")
         archive = compress_by_plan(model, plan if isinstance(plan, Plan) else Plan.find(plan))
         return archive if data is None else with_program(archive, _examples(data, model, pictures, seed).calibration)
-    outcome = Outcome(Budget(size, max_drop, time.monotonic() + seconds))
+    most = parse_size(size) if isinstance(size, str) else size
+    outcome = Outcome(Budget(most, max_drop, time.monotonic() + seconds))
     if data is None:
         raise InputError("data: pictures are needed to compress to a size or a loss of accuracy")
     examples = _examples(data, model, pictures, seed)

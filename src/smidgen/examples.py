@@ -134,8 +134,10 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
         known: names of what it may be given; others are ignored where there are some of these.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: there is no such path, or a file cannot be read.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file or folder")
     return _unlike(first_of(_named(_arrays(file), needed, known)) for file in _array_files(path))
 
 

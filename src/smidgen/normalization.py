@@ -94,8 +94,9 @@ def convolve(work: Rewriting) -> set[str]:
     for node in work.graph.node:
         steps = _steps(constants, node) if node.op_type == "BatchNormalization" else None
         maker = makers.get(node.input[0]) if steps else None
-        # after a layer that could not be scaled channels may differ by orders of magnitude
-        if steps is None or steps.given not in pictures or (maker and maker.op_type in _LAYERS):
+        # after a layer that could not be scaled channels may differ by orders of magnitude, and nobody else needs them
+        unscaled = maker is not None and maker.op_type in _LAYERS and len(uses[node.input[0]]) == 1
+        if steps is None or unscaled or steps.given not in pictures:
             nodes.append(node)
             continue
         weight, bias = (name if len(uses[name]) == 1 else work.free(name) for name in node.input[1:3])

@@ -253,7 +253,10 @@ def find_labelled(folder: str | os.PathLike[str], labels: tuple[Label, ...]) -> 
     if not classes:
         return None
     if not labels:
-        raise InputError(f"{folder}: has sub-folders, but the network carries no class labels to match them with")
+        raise InputError(
+            f"{folder}: has sub-folders, but the network carries no class labels to match them with; give the module "
+            "an attribute `labels`, or put all pictures into one folder"
+        )
     names = _names(labels)
     indices = {sub: _match(sub, labels, names) for sub in classes}
     stray = next((entry for entry in entries if entry.suffix.lower() in SUFFIXES and entry not in indices), None)
