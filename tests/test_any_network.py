@@ -398,6 +398,25 @@ def test_scores_beside_their_own_probabilities_are_scores() -> None:
     assert [output.kind for output in outputs] == ["scores", "probabilities"]
 
 
+def test_values_that_are_much_alike_are_told_where_a_drop_is_asked_for() -> None:
+    """Of boxes with a large mean, a point of cosine is much of what they differ by."""
+
+    def said(shift: float) -> list[str]:
+        module = nn.Linear(6, 4)
+        with torch.no_grad():
+            module.bias.fill_(shift)
+        lines: list[str] = []
+        data = [np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)]
+        archive = from_module(module, (6,))
+        examples, outcome = examples_from(data, archive, 10, 0), Outcome(Budget(max_drop=1.0))
+        squeeze_to_budget(archive, examples, outcome, Settings(outputs="values"), Reporter(say=lines.append))
+        return [line for line in lines if "much alike" in line]
+
+    assert not said(0.0)
+    (line,) = said(5.0)
+    assert "points of cosine may be" in line
+
+
 def test_what_a_linear_output_is_taken_for_is_said() -> None:
     def said(kind: str | None, labels: tuple[Label, ...] = ()) -> list[str]:
         archive = from_module(nn.Linear(6, 3), (6,), labels=labels)

@@ -37,6 +37,9 @@ AT_ONCE = 5
 LOWERED = 100
 """Examples that show the ranges of activations."""
 
+ALIKE = 0.25
+"""Values whose square is that of their mean but for less than this part are much alike."""
+
 FIRST_RATE = 1e-7
 REFINED = 250
 """Pictures that targets are found with, at most; more would take longer than they are worth."""
@@ -107,6 +110,8 @@ def squeeze_to_budget(
         reporter.say(
             f"one of {len(reference)} answers is {least:.1f} points: give more {examples.what} for finer answers"
         )
+    if outcome.budget.max_drop is not None and reference.measure == "cosine" and reference.spread < ALIKE:
+        reporter.say(_much_alike(reference.spread, outcome.budget.max_drop))
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
@@ -125,6 +130,21 @@ def squeeze_to_budget(
         )
         run.repair(lesson)
     run.explain()
+
+
+def _much_alike(spread: float, drop: float) -> str:
+    """What is said of values whose cosine hardly sees what they differ by.
+
+    Example:
+        >>> _much_alike(0.05, 1.0)[:84]
+        'answers are much alike: 1 points of cosine may be 40 % of what they differ by; ask f'
+    """
+    # for directions that are nearly the same the squared error is twice what the cosine lacks of one
+    lost = min(100.0, 2 * drop / spread) if spread else 100.0
+    return (
+        f"answers are much alike: {drop:g} points of cosine may be {lost:.0f} % of what they differ by; ask for less, "
+        "or for a --size"
+    )
 
 
 def with_program(archive: Archive, items: Sequence[Item], reporter: Reporter = SILENT) -> Archive:

@@ -59,6 +59,17 @@ class Reference:
             return ""
         return f"{output.name!r} is taken for scores of {self.answers[0][0].shape[output.axis]:,} classes"
 
+    @property
+    def spread(self) -> float:
+        """The part of the square of the first output's answers that is not that of their mean: where it is small, as of
+        boxes that lie in one corner, the cosine hardly sees what answers differ by. 1 where they differ in shape."""
+        first = [answers[0].astype(np.float64) for answers in self.answers]
+        if len({each.shape[1:] for each in first}) > 1:
+            return 1.0
+        rows = np.concatenate(first)
+        square = float((rows**2).mean())
+        return float(((rows - rows.mean(0)) ** 2).mean()) / square if square > 0 else 1.0
+
     def fidelity(self, archive: Archive) -> Fidelity:
         """How near the answers of ``archive`` are."""
         answers = self._answers(archive, len(self.inputs))
