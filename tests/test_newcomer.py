@@ -231,10 +231,10 @@ def test_a_size_may_be_written_as_on_the_command_line() -> None:
 
 def test_what_is_not_there_is_said_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    for data in ("x.csv", "nowhere/"):
+    for data, what in (("x.csv", "file"), ("nowhere/", "folder")):
         status, said = run("compress", "test_newcomer:heard", "--data", data, "--size", "2KB", "-o", "x.smidgen")
         assert status == 1
-        assert "no such file or folder" in said
+        assert f"{data.rstrip('/')}: no such {what}" in said
 
 
 def test_what_is_no_data_is_said() -> None:

@@ -137,7 +137,7 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
         InputError: there is no such path, or a file cannot be read.
     """
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder")
+        raise InputError(f"{path}: no such {'file' if path.suffix else 'folder'}")
     return _unlike(first_of(_named(_arrays(file), needed, known)) for file in _array_files(path))
 
 
