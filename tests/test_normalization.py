@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -175,16 +176,17 @@ class Dense(nn.Module):
         return scores
 
 
-def dense() -> nn.Module:
+def seen(make: Callable[[], nn.Module], side: int) -> Archive:
+    """A network for pictures, whose normalizations have seen some."""
     torch.manual_seed(0)
-    module = Dense().train()
+    module = make().train()
     for _ in range(20):
-        module(2 * torch.randn(16, 3, 18, 18) + 1)
-    return module.eval()
+        module(2 * torch.randn(16, 3, side, side) + 1)
+    return from_module(module.eval(), (3, side, side), Preprocessing(side, side))
 
 
 def test_a_normalization_without_a_layer_becomes_one_and_runs_in_integers() -> None:
-    before = from_module(dense(), (3, 18, 18), Preprocessing(18, 18))
+    before = seen(Dense, 18)
     after = arranged(before)
     assert "BatchNormalization" not in operators(after)
     assert after.tensors["norms.1.weight"].shape == (16, 1, 1, 1)
@@ -207,6 +209,33 @@ def test_normalizations_that_share_numbers_become_layers_of_their_own() -> None:
     assert operators(after) == ["Relu", "Conv", "Sigmoid", "Conv"]
 
 
+CONSTANT = "b = Constant<value = float[6] {1.0, 2.0, 1.5, 1.2, 0.5, 0.7}>()"
+AFTERWARDS = "y = Mul(a, f) z = Relu(y)"
+LONE = "y = BatchNormalization(r, s, t, m, v) z = Conv<kernel_shape=[1,1]>(y, w)"
+FOUR = {"m": (4,), "v": (4,), "w": (6, 4, 1, 1)}
+MADE: dict[str, tuple[str, dict[str, Any]]] = {
+    "a constant as bias": (f"{CONSTANT} a = Conv<kernel_shape=[1,1]>(x, w, b) {AFTERWARDS}", {}),
+    "a view as bias": (f"v = Reshape(b, shape) a = Conv<kernel_shape=[1,1]>(x, w, v) {AFTERWARDS}",
+                       {"b": (6, 1), "shape": np.array([6])}),
+    "a view as weight": (f"v = Identity(w) a = Conv<kernel_shape=[1,1]>(x, v) {AFTERWARDS}", {}),
+    "a constant of a normalization": (f"r = Relu(x) s = Constant<value = float[4] {{1.0, 2.0, 1.5, 1.2}}>() {LONE}",
+                                      {"t": (4,), **FOUR}),
+    "views of a normalization": (f"r = Relu(x) s = Identity(q) t = Identity(q) {LONE}", {"q": (4,), **FOUR}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MADE)
+def test_what_nodes_give_is_not_written_over(case: str) -> None:
+    """Such a name is no tensor's: what is changed there would be lost, or be there twice."""
+    nodes, constants = MADE[case]
+    before = archive("4,5,5", nodes, **{"w": (6, 4, 1, 1), "f": (6, 1, 1), **constants})
+    x = RNG.normal(size=(2, 4, 5, 5)).astype(np.float32)
+    wanted = answer(before, x)
+    np.testing.assert_allclose(answer(arranged(before), x), wanted, rtol=1e-4, atol=1e-5)
+    small = compress_by_plan(before, Plan.find("int8"))
+    np.testing.assert_allclose(answer(small, x), wanted, rtol=0.02, atol=0.06)
+
+
 class Before(nn.Module):
     """A ResNet with normalization before its layers: what the first gives goes around them, too."""
 
@@ -222,10 +251,7 @@ class Before(nn.Module):
 
 
 def test_a_normalization_after_what_is_read_elsewhere_is_a_layer_of_its_own() -> None:
-    torch.manual_seed(0)
-    module = Before().train()
-    module(torch.randn(16, 3, 8, 8))
-    before = from_module(module.eval(), (3, 8, 8), Preprocessing(8, 8))
+    before = seen(Before, 8)
     x = RNG.normal(size=(4, 3, 8, 8)).astype(np.float32)
     wanted = Engine(before.onnx())({"image": x})[0]
     for after in (arranged(before), compress_by_plan(before, Plan.find("int8"))):
@@ -255,10 +281,7 @@ class Normalized(nn.Module):
 
 
 def test_a_plan_sees_what_was_trained_and_its_file_runs_by_itself() -> None:
-    torch.manual_seed(0)
-    module = Normalized().train()
-    module(torch.randn(16, 3, 8, 8))
-    before = from_module(module.eval(), (3, 8, 8), Preprocessing(8, 8))
+    before = seen(Normalized, 8)
     for name in ("int8", "ternary"):
         plan = Plan.find(name)
         small = compress_by_plan(before, plan)

@@ -75,7 +75,7 @@ def fold(work: Rewriting, may: Callable[[str], bool]) -> None:
             gone.append(node)
         if gone:
             work.set_nodes([node for node in graph.node if not any(node is other for other in gone)], graph)
-            _drop_views(work, graph)
+            _drop_unread(work, graph)
 
 
 def convolve(work: Rewriting) -> set[str]:
@@ -99,7 +99,7 @@ def convolve(work: Rewriting) -> set[str]:
         if steps is None or unscaled or steps.given not in pictures:
             nodes.append(node)
             continue
-        weight, bias = (name if len(uses[name]) == 1 else work.free(name) for name in node.input[1:3])
+        weight, bias = (name if constants.is_own(name, uses) else work.free(name) for name in node.input[1:3])
         work.tensors[weight] = steps.factors.astype(np.float32).reshape(-1, 1, 1, 1)
         work.tensors[bias] = steps.shift.astype(np.float32)
         made.add(weight)
@@ -108,6 +108,7 @@ def convolve(work: Rewriting) -> set[str]:
             onnx.helper.make_node("Conv", given, [node.output[0]], node.name, group=channels, kernel_shape=[1, 1])
         )
     work.set_nodes(nodes)
+    _drop_unread(work, work.graph)
     return made
 
 
@@ -149,8 +150,12 @@ class _Constants:
 
     def __init__(self, work: Rewriting, graph: Any) -> None:
         self.work = work
-        self.held = {tensor.name: tensor for within in (work.graph, graph) for tensor in within.initializer}
+        self.held = {tensor.name: tensor for tensor in work.graph.initializer}
         self.views = {node.output[0]: node for node in graph.node if _is_one_of(node, *_VIEWS, "Constant")}
+
+    def is_own(self, name: str, uses: Mapping[str, list[Use]]) -> bool:
+        """Whether a name stands for a tensor, and no node's output, that is read at most once: it may be changed."""
+        return (name in self.work.tensors or name in self.held) and len(uses.get(name, ())) < 2
 
     def __call__(self, name: str, deep: int = 0) -> Any:
         """A code or an array; None where nothing is known."""
@@ -169,13 +174,13 @@ class _Constants:
             return None
 
 
-def _drop_views(work: Rewriting, graph: Any) -> None:
-    """Removes views that nothing looks at any more."""
+def _drop_unread(work: Rewriting, graph: Any) -> None:
+    """Removes constants and views that nothing reads any more."""
     read = {name for name, _ in work.all_uses()} | {value.name for value in graph.output}
-    kept = [node for node in graph.node if node.op_type not in _VIEWS or read.intersection(node.output)]
+    kept = [node for node in graph.node if not _is_one_of(node, *_VIEWS, "Constant") or read.intersection(node.output)]
     if len(kept) < len(graph.node):
         work.set_nodes(kept, graph)
-        _drop_views(work, graph)
+        _drop_unread(work, graph)
 
 
 def _by_arithmetic(operator: str, given: str, constant: Array) -> _Steps | None:
@@ -220,7 +225,7 @@ def _takes(
         bias = constants(name) if name else np.zeros(1)
         if isinstance(bias, Code | None) or math.prod(bias.shape[:-1]) != 1:
             return False
-    return len(uses[layer.input[1]]) == 1
+    return constants.is_own(layer.input[1], uses)
 
 
 def _outputs_axis(layer: Any) -> int | None:
@@ -251,7 +256,7 @@ def _fold(
         work.tensors[layer.input[1]] = _scaled(weight, factors[start:end], axis or 0)
         if len(layer.input) < 3:
             layer.input.append("")
-        if not layer.input[2] or len(uses.get(layer.input[2], ())) > 1:  # others have the same, zeros perhaps
+        if not layer.input[2] or not constants.is_own(layer.input[2], uses):  # others have it, too, zeros perhaps
             layer.input[2] = _bias_name(work, layer.input[1])
         work.tensors[layer.input[2]] = shifted.astype(np.float32 if isinstance(weight, Code) else weight.dtype)
 
