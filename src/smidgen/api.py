@@ -73,8 +73,7 @@ def compress(
         LimitError: the limit could not be reached; its ``archive`` is the nearest that was found.
 
     Example:
-        >>> import numpy as np
-        >>> import smidgen
+        >>> import numpy as np, smidgen
         >>> from smidgen.zoo import build
         >>> network = build("squeezenet1_1", classes=10)
         >>> smidgen.compress(network, plan="int8").tensors["features.0.weight"].alphabet[2] <= 256
@@ -89,8 +88,7 @@ def compress(
     """
     read = read_model(os.fspath(module)) if isinstance(module, str | os.PathLike) else module
     if isinstance(read, Archive):
-        known = {"preprocessing": preprocessing or read.preprocessing, "labels": labels or read.labels}
-        model = replace(read, **known)  # type: ignore[arg-type]
+        model = replace(read, preprocessing=preprocessing or read.preprocessing, labels=labels or read.labels)
     else:
         if not inputs and input_shape is None and not says_what_it_takes(read):
             inputs, data = _traceable(read, data)
@@ -100,8 +98,7 @@ def compress(
             raise InputError("give one of plan, size and max_drop")
         archive = compress_by_plan(model, plan if isinstance(plan, Plan) else Plan.find(plan))
         return archive if data is None else with_program(archive, _examples(data, model, pictures, seed).calibration)
-    most = parse_size(size) if isinstance(size, str) else size
-    outcome = Outcome(Budget(most, max_drop, time.monotonic() + seconds))
+    outcome = Outcome(Budget(parse_size(size) if isinstance(size, str) else size, max_drop, time.monotonic() + seconds))
     if data is None:
         raise InputError("data: pictures are needed to compress to a size or a loss of accuracy")
     examples = _examples(data, model, pictures, seed)
