@@ -17,6 +17,7 @@ from smidgen.errors import InputError
 from smidgen.examples import examples_from
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
+from smidgen.reference import Reference
 from smidgen.reporter import Reporter
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
@@ -89,6 +90,16 @@ def test_scores_beside_their_own_probabilities_are_scores() -> None:
     sample = Engine(archive.onnx())({"image": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)})
     outputs = outputs_of(onnx.load_from_string(archive.graph), sample)
     assert [output.kind for output in outputs] == ["scores", "probabilities"]
+
+
+def test_the_spread_is_what_is_not_the_mean() -> None:
+    archive = from_module(nn.Linear(6, 4), (6,))
+    x = RNG.normal(size=(25, 6)).astype(np.float32)
+    (answers,) = Engine(archive.onnx())({"image": x})
+    spread = Reference(archive, examples_from([x], archive, 25, 0), "values")
+    rows = np.concatenate([each[0] for each in spread.answers]).astype(np.float64)
+    assert 0 < len(rows) < len(answers)
+    np.testing.assert_allclose(spread.spread, ((rows - rows.mean(0)) ** 2).mean() / (rows**2).mean())
 
 
 def test_values_that_are_much_alike_are_told_where_a_drop_is_asked_for() -> None:

@@ -63,12 +63,14 @@ class Reference:
     def spread(self) -> float:
         """The part of the square of the first output's answers that is not that of their mean: where it is small, as of
         boxes that lie in one corner, the cosine hardly sees what answers differ by. 1 where they differ in shape."""
-        first = [answers[0].astype(np.float64) for answers in self.answers]
+        first = [answers[0] for answers in self.answers]
         if len({each.shape[1:] for each in first}) > 1:
             return 1.0
-        rows = np.concatenate(first)
-        square = float((rows**2).mean())
-        return float(((rows - rows.mean(0)) ** 2).mean()) / square if square > 0 else 1.0
+        total, square = np.zeros(first[0].shape[1:]), 0.0
+        for each in first:  # one after the other: answers may be pictures
+            total += each.sum(0, dtype=np.float64)
+            square += float(np.square(each, dtype=np.float64).sum())
+        return 1 - float(np.square(total).sum()) / len(self) / square if square > 0 else 1.0
 
     def fidelity(self, archive: Archive) -> Fidelity:
         """How near the answers of ``archive`` are."""
