@@ -201,7 +201,7 @@ def test_curve_is_json(tmp_path: Path) -> None:
     assert saved["best"] in saved["curve"]
     sizes = [point["bytes"] for point in saved["curve"]]
     assert sizes == sorted(sizes)
-    assert saved["best"]["fidelity"].keys() == {"pictures", "kl", "agreement", "drop", "measure"}
+    assert saved["best"]["fidelity"].keys() == {"pictures", "kl", "agreement", "drop", "measure", "output"}
     Outcome(Budget(size=1)).save_curve(tmp_path / "none.json")
     assert json.loads((tmp_path / "none.json").read_text()) == {"best": None, "reached": False, "curve": []}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from native import program_archive
 
 from smidgen.archive import Archive
@@ -15,6 +18,8 @@ from smidgen.code import Affine, Code
 from smidgen.errors import FormatError
 from smidgen.facts import curve_beside, facts_of
 from smidgen.file import write
+from smidgen.methods import Squeeze
+from smidgen.pipeline import explanation
 
 
 def test_bytes_add_up_and_histograms_count_every_symbol() -> None:
@@ -52,6 +57,26 @@ def test_what_is_no_file_has_no_facts() -> None:
         facts_of(b"Dear all", "letter")
 
 
+def squeezed(count: int) -> Archive:
+    rng = np.random.default_rng(0)
+    weights = {f"{place}.weight": rng.normal(size=(8, 8)).astype(np.float32) for place in range(count)}
+    return Archive(b"", {name: Squeeze(1e-3)(weight) for name, weight in weights.items()})
+
+
+@given(st.lists(st.floats(0, 50) | st.floats(1e-14, 1e-5), min_size=1, max_size=4))
+def test_the_harm_of_layers_is_told_to_two_digits_however_small(harms: list[float]) -> None:
+    archive = squeezed(len(harms))
+    metadata = explanation({}, dict(zip(archive.tensors, harms, strict=True)), None)
+    told = [tensor["harm"] for tensor in facts_of(write(replace(archive, metadata=metadata)), "net")["tensors"]]
+    np.testing.assert_allclose(told, harms, rtol=0.05, atol=max(5e-13, max(harms) / 100 if max(harms) < 1e-4 else 1e-6))
+
+
+@pytest.mark.parametrize("unit", ["1e-6", 0.0, -1.0, 2.0, True, None])
+def test_harm_in_parts_of_what_is_no_unit_is_not_told(unit: object) -> None:
+    archive = replace(squeezed(1), metadata={"squeezed": {"harm": [3], "unit": unit}})
+    assert facts_of(write(archive), "net")["tensors"][0]["harm"] is None
+
+
 def point(size: int, kl: float, **more: Any) -> dict[str, Any]:
     fidelity = {"pictures": 9, "kl": kl, "agreement": 90.0, "drop": 10.0, "measure": "agreement"}
     return {"nats_per_bit": 1e-7, "bytes": size, "fidelity": fidelity, "repaired": False, **more}
@@ -64,8 +89,8 @@ def test_the_curve_names_the_file_that_it_lies_beside(tmp_path: Path) -> None:
     untold = {**point(50, 0.0), "fidelity": None}
     curve.write_text(json.dumps({"best": point(103, 0.2), "curve": [point(90, 0.3), point(100, 0.2), untold]}))
     assert curve_beside(file) == [
-        {"bytes": 90, "kl": 0.3, "agreement": 90.0, "best": False},
-        {"bytes": 103, "kl": 0.2, "agreement": 90.0, "best": True},
+        {"bytes": 90, "kl": 0.3, "agreement": 90.0, "measure": "agreement", "best": False},
+        {"bytes": 103, "kl": 0.2, "agreement": 90.0, "measure": "agreement", "best": True},
     ]
     file.write_bytes(bytes(104))
     assert curve_beside(file) is None  # the curve is that of another file

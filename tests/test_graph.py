@@ -1,17 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree
 
 from smidgen.errors import ModelError
 from smidgen.graph import export_graph
+from smidgen.read import from_module
 from smidgen.run.onnx_graph import fill_graph
+from smidgen.run.session import Engine
 from smidgen.zoo import build
 
 
@@ -213,3 +217,47 @@ def test_a_graph_that_reads_other_files_is_refused(place: str) -> None:
         model.functions.add(name="f").node.append(constant)
     with pytest.raises(ModelError, match="'spy' in another file"):
         fill_graph(model.SerializeToString(), WEIGHTS)
+
+
+class Found(NamedTuple):
+    boxes: Tensor
+    masks: list[Tensor]
+
+
+class Several(nn.Module):
+    """Gives what ``wrap`` makes of three tensors."""
+
+    def __init__(self, wrap: Callable[[Tensor, Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.wrap = nn.Linear(3, 4), wrap
+
+    def forward(self, x: Tensor) -> object:
+        y = self.layer(x)
+        return self.wrap(y, y.relu(), y.sigmoid())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "names"),
+    [
+        (lambda a, b, c: {"boxes": a, "chances": b, "": c}, ["boxes", "chances", "output_3"]),
+        (lambda a, b, c: Found(a, [b, c]), ["boxes", "masks.0", "masks.1"]),
+        (lambda a, b, c: {"out": {"x": a, "y": b}, 7: c}, ["out.x", "out.y", "output_3"]),
+        (
+            lambda a, b, c: {"x": a, "layer.bias": b, "x_output": c},
+            ["x_output", "layer.bias_output", "x_output_output"],
+        ),
+        (lambda a, b, c: (a, [b, c]), ["output", "output_2", "output_3"]),
+        (lambda a, b, c: {"logits": a, "loss": None}, ["logits"]),
+        (lambda a, b, c: a, ["output"]),
+    ],
+)
+def test_outputs_are_called_what_the_module_calls_them(
+    wrap: Callable[[Tensor, Tensor, Tensor], object], names: list[str]
+) -> None:
+    module = Several(wrap).eval()
+    archive = from_module(module, examples=[(torch.zeros(1, 3),)])
+    assert [value.name for value in archive.onnx().graph.output] == names
+    x = torch.randn(5, 3)
+    wanted = [leaf for leaf in _pytree.tree_leaves(module(x)) if isinstance(leaf, Tensor)]
+    for ours, theirs in zip(Engine(archive.onnx())({"x": x.numpy()}), wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)

@@ -307,3 +307,23 @@ def test_a_network_that_gives_more_than_classes_is_compared_by_its_outputs(folde
     status, said = run("evaluate", "whole.smidgen", "small.smidgen", "--data", "photos")
     assert status == 0, said
     assert "relative error" in said
+
+
+def test_a_module_that_says_nothing_takes_pictures_of_the_size_that_is_named(folder: Path) -> None:
+    Path("mine_small.py").write_text(
+        "from torch import nn\n"
+        "def small():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 10 * 14, 3))\n"
+    )
+    arguments = ("compress", "mine_small:small", "--data", "photos", "--size", "2500", "-o", "x.smidgen")
+    status, said = run(*arguments, "--preprocessing", "symmetric:12x16")
+    assert status == 0, said
+    assert smidgen.open("x.smidgen").preprocessing == Preprocessing(12, 16, "RGB", (127.5,) * 3, (127.5,) * 3)
+    status, said = run(
+        "evaluate", "mine_small:small", "x.smidgen", "--data", "photos", "--preprocessing", "symmetric:12x16"
+    )
+    assert status == 0, said
+    assert "integers" in said
+    status, said = run(*arguments, "--preprocessing", "symmetric:12x0")
+    assert status == 1
+    assert "with or without a size" in said

@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import smidgen
@@ -17,10 +19,11 @@ from smidgen.errors import InputError
 from smidgen.examples import examples_from
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
-from smidgen.reference import Reference
 from smidgen.reporter import Reporter
+from smidgen.run.compare import compare
 from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
+from smidgen.run.variance import Variance
 
 RNG = np.random.default_rng(3)
 
@@ -92,33 +95,83 @@ def test_scores_beside_their_own_probabilities_are_scores() -> None:
     assert [output.kind for output in outputs] == ["scores", "probabilities"]
 
 
-def test_the_spread_is_what_is_not_the_mean() -> None:
-    archive = from_module(nn.Linear(6, 4), (6,))
-    x = RNG.normal(size=(25, 6)).astype(np.float32)
-    (answers,) = Engine(archive.onnx())({"image": x})
-    spread = Reference(archive, examples_from([x], archive, 25, 0), "values")
-    rows = np.concatenate([each[0] for each in spread.answers]).astype(np.float64)
-    assert 0 < len(rows) < len(answers)
-    np.testing.assert_allclose(spread.spread, ((rows - rows.mean(0)) ** 2).mean() / (rows**2).mean())
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e4]))
+def test_the_variance_adds_up_as_numpy_says(sizes: list[int], seed: int, shift: float) -> None:
+    answers = np.random.default_rng(seed).normal(shift, 2.0, (sum(sizes), 3, 2))
+    added = Variance()
+    for batch in np.split(answers, np.cumsum(sizes)[:-1]):
+        added.add(batch)
+    np.testing.assert_allclose(added.found, answers.var(0, ddof=1).mean(), rtol=1e-6)
 
 
-def test_values_that_are_much_alike_are_told_where_a_drop_is_asked_for() -> None:
-    """Of boxes with a large mean, a point of cosine is much of what they differ by."""
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
+def test_of_sequences_the_mean_is_that_of_all_their_places(lengths: list[int], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    answers = [rng.normal([1.0, 50.0, -3.0], 2.0, (2, length, 3)) for length in [*lengths, 7]]
+    added = Variance()
+    for batch in answers:
+        added.add(batch)
+    places = np.concatenate([batch.reshape(-1, 3) for batch in answers])
+    np.testing.assert_allclose(added.found, places.var(0, ddof=1).mean())
 
-    def said(shift: float) -> list[str]:
-        module = nn.Linear(6, 4)
-        with torch.no_grad():
-            module.bias.fill_(shift)
-        lines: list[str] = []
-        data = [np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)]
-        archive = from_module(module, (6,))
-        examples, outcome = examples_from(data, archive, 10, 0), Outcome(Budget(max_drop=1.0))
-        squeeze_to_budget(archive, examples, outcome, Settings(outputs="values"), Reporter(say=lines.append))
-        return [line for line in lines if "much alike" in line]
 
-    assert not said(0.0)
-    (line,) = said(5.0)
-    assert "points of cosine may be" in line
+def test_answers_that_are_all_the_same_vary_by_their_square() -> None:
+    for answers, found in ([[3.0, 4.0]] * 5, 12.5), ([[3.0, 4.0]], 12.5), ([[0.0]] * 3, 1.0):
+        variance = Variance()
+        variance.add(np.array(answers))
+        assert variance.found == found
+
+
+def test_of_values_the_agreement_is_r_squared() -> None:
+    rows = RNG.normal(100.0, 3.0, (400, 4))
+    others = rows + RNG.normal(0.0, 1.0, rows.shape)
+    output = Output("y", "values", variance=float(rows.var(0, ddof=1).mean()))
+    expected = 1 - ((rows - others) ** 2).sum() / ((rows - rows.mean(0)) ** 2).sum()
+    np.testing.assert_allclose(agreement(output, rows, others).mean(), expected, atol=1e-3)
+    assert divergence(output, rows, np.broadcast_to(rows.mean(0), rows.shape)).mean() == pytest.approx(0.5, rel=0.01)
+
+
+class Placed(nn.Module):
+    """Four numbers with a large mean, as boxes in pixels, alone or beside probabilities."""
+
+    def __init__(self, beside: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.box, self.hidden = nn.Linear(16, 4), nn.Linear(6, 16)
+        self.which = nn.Linear(16, 2) if beside else None
+        nn.init.constant_(self.box.bias, 30.0)
+        if self.which is not None:
+            self.which.bias.data = torch.tensor([3.0, -3.0])  # no class changes
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        hidden = self.hidden(x).relu()
+        box = self.box(hidden).relu()
+        return (box,) if self.which is None else (self.which(hidden).softmax(1), box)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_drop_of_values_is_one_of_what_they_differ_by(beside: bool) -> None:
+    """Though an output far from zero has a cosine of nearly one whatever it says."""
+    archive = from_module(Placed(beside), (6,))
+    data = [np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32)]
+    examples, outcome = examples_from(data, archive, 100, 0), Outcome(Budget(max_drop=2.0))
+    squeeze_to_budget(archive, examples, outcome)
+    assert outcome.reached
+    assert outcome.archive is not None
+    assert outcome.best is not None
+    assert outcome.best.fidelity is not None
+    fresh = np.random.default_rng(1).normal(size=(200, 6)).astype(np.float32)
+    results = compare([archive, outcome.archive], [{"image": fresh}], None)
+    boxes = results[1][-1]
+    assert (boxes.kind, outcome.best.fidelity.measure) == ("values", "R squared")
+    assert 95 < boxes.agreement < 100
+    assert boxes.cosine is not None
+    assert boxes.cosine > 0.9999
+    assert outcome.best.fidelity.output == (boxes.output if beside else "")
+    assert ("loses most" in outcome.verdict()) is beside
+    ours, theirs = (Engine(each.onnx())({"image": fresh})[-1] for each in (archive, outcome.archive))
+    expected = 1 - ((ours - theirs) ** 2).sum() / ((ours - ours.mean(0)) ** 2).sum()
+    assert boxes.agreement == pytest.approx(100 * expected, abs=0.05)
 
 
 def test_what_a_linear_output_is_taken_for_is_said() -> None:

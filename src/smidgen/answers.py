@@ -17,9 +17,9 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
     """How far answers lie from those of a reference: the mean over inputs, as ``smidgen.run.outputs`` defines it.
 
     Example:
-        >>> one, two = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 3.0]])
-        >>> divergence(Output("y", "values"), one, two)
-        tensor(0.0200)
+        >>> one, two = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])
+        >>> divergence(Output("y", "values", variance=10.0), one, two)
+        tensor(0.1000)
     """
     if output.kind in ("scores", "probabilities"):
         logs = [_logs(output, y) for y in (reference, other)]
@@ -34,8 +34,8 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
     if output.kind == "chances":
         return _bernoulli(reference, other).mean()
     p, q = reference.reshape(len(reference), -1), other.reshape(len(other), -1)
-    square = p.square().sum(1)
-    return ((p - q).square().sum(1) / 2 / torch.where(square > 0, square, torch.ones_like(square))).mean()
+    square = p.square().mean(1) if output.variance is None else p.new_full((len(p),), output.variance)
+    return ((p - q).square().mean(1) / 2 / torch.where(square > 0, square, 1.0)).mean()
 
 
 def _bernoulli(reference: Tensor, other: Tensor) -> Tensor:
@@ -89,6 +89,8 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
     if output.kind == "chances":
         return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
     length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
+    if output.variance is not None:
+        length = torch.full_like(length, (output.variance * max(1, y[0].numel())) ** 0.5)
     return signs / length.clamp(min=1e-12).reshape((-1,) + (1,) * (y.ndim - 1))
 
 

@@ -53,7 +53,8 @@ def compress(
             of activations, which the network needs to run without ONNX Runtime.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
         size: bytes that the saved file must not exceed, as a number or as "400KB".
-        max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original.
+        max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original; of
+            values hundredths of their variance (100 less R squared in percent). Of several outputs each is held to it.
         finetune: epochs of distillation from the original on ``data``.
         seconds: how long this may take; the best that was found by then is returned.
         pictures: how many to calibrate on at most.

@@ -38,10 +38,11 @@ class Fidelity:
 
     Args:
         pictures: how many.
-        kl: mean Kullback-Leibler divergence from the original's answers, in nats.
-        agreement: percent of the pictures that are given the original's class.
+        kl: mean divergence from the original's answers (``smidgen.run.outputs.divergence``), the sum over outputs.
+        agreement: percent of the pictures that are given the original's class; of values R squared in percent.
         drop: points of accuracy lost: of top-1 where labels are known, else of agreement (100 - agreement).
-        measure: what is counted: "top-1" where labels are known, else "agreement" of classes, or "cosine".
+        measure: what is counted: "top-1" where labels are known, else "agreement" of classes, or "R squared".
+        output: whose agreement that is, if there are several outputs: that of the one that loses most.
     """
 
     pictures: int
@@ -49,6 +50,7 @@ class Fidelity:
     agreement: float
     drop: float
     measure: str
+    output: str = ""
 
     @property
     def described(self) -> str:
@@ -57,12 +59,13 @@ class Fidelity:
         Example:
             >>> Fidelity(10, 0.0123, 98.0, 2.0, "agreement").described
             'KL 0.0123, agreement 98.0 %'
-            >>> Fidelity(10, 0.0123, 98.8, 1.2, "cosine").described
-            'half the squared error 0.0123, cosine 0.9880'
+            >>> Fidelity(10, 0.0123, 98.8, 1.2, "R squared", "boxes").described
+            "divergence 0.0123, R squared 0.9880 of 'boxes', which loses most"
         """
-        if self.measure == "cosine":
-            return f"half the squared error {small(self.kl)}, cosine {self.agreement / 100:.4f}"
-        return f"KL {small(self.kl)}, agreement {self.agreement:.1f} %"
+        which = f" of {self.output!r}, which loses most" if self.output else ""
+        if self.measure == "R squared":
+            return f"divergence {small(self.kl)}, R squared {self.agreement / 100:.4f}{which}"
+        return f"KL {small(self.kl)}, agreement {self.agreement:.1f} %{which}"
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,8 @@ def curve_beside(path: Path) -> list[dict[str, Any]] | None:
     """The files that were tried for this one, if ``compress`` left them beside it.
 
     Returns:
-        For each one ``bytes``, ``kl``, ``agreement``, and whether it is the ``best``: this file.
+        For each one ``bytes``, ``kl``, ``agreement`` and its ``measure`` (see ``smidgen.budget.Fidelity``), and whether
+        it is the ``best``: this file.
     """
     try:
         told = json.loads(Path(f"{path}.curve.json").read_text())
@@ -107,7 +108,8 @@ def _point(point: dict[str, Any], best: dict[str, Any]) -> dict[str, Any]:
     # a few bytes are added to the best one afterwards: what its layers cost alone
     same = {**point, "bytes": 0} == {**best, "bytes": 0}
     size, fidelity = (best if same else point)["bytes"], point["fidelity"]
-    return {"bytes": int(size), "kl": float(fidelity["kl"]), "agreement": float(fidelity["agreement"]), "best": same}
+    figures = {name: float(fidelity[name]) for name in ("kl", "agreement")}
+    return {"bytes": int(size), **figures, "measure": str(fidelity["measure"]), "best": same}
 
 
 def running(data: bytes) -> str:
@@ -146,6 +148,6 @@ def advice(tensors: Sequence[TensorInfo]) -> str:
     worst = max(harm, key=lambda name: harm[name])
     first = max((name for name in harm if harm[name] >= total / 100), key=lambda name: harm[name] / sizes[name])
     return (
-        f"Most harm alone: {worst}, {small(harm[worst])} of {small(total)} nats. Spare first: {first}, where a byte "
+        f"Most harm alone: {worst}, {small(harm[worst])} of {small(total)}. Spare first: {first}, where a byte "
         "more takes most harm away."
     )

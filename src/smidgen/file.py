@@ -26,6 +26,7 @@ from smidgen.label import parse_labels, text_of_labels
 __all__ = [
     "FAST",
     "SMALLEST",
+    "UNIT",
     "TensorInfo",
     "codecs_named",
     "file_size",
@@ -48,6 +49,8 @@ TEXT_CODECS = ("text", "lines")
 MAGIC = b"\x89SMG"
 SECTIONS = ("metadata", "labels", "graph", "index", "payload", "program")
 TYPES = ("", "<f4", "<f8", "<f2", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "|b1")
+UNIT = 1e-6
+"""What the harm of layers is noted in parts of, where the metadata say nothing else."""
 NO_AXIS = 255
 TRELLISES = {lib.SMIDGEN_TRELLIS: 8, lib.SMIDGEN_TRELLIS64: 64}
 """Their states, by the number of the rule."""
@@ -80,7 +83,7 @@ class TensorInfo:
         levels: size of the alphabet of a code; 0 for an array.
         codec: of the symbols (of an array: of its first plane).
         stored: bytes in the payload, parameters of the rule included.
-        harm: nats of divergence that this tensor's code alone caused in the original network; None if it is not known.
+        harm: the divergence that this tensor's code alone caused in the original network; None if it is not known.
     """
 
     name: str
@@ -324,14 +327,16 @@ def inspect(data: bytes, origin: str = "the data") -> list[TensorInfo]:
 
 
 def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:
-    """What ``smidgen compress`` noted about each squeezed tensor, in nats; nothing if it noted nothing of this form."""
+    """What ``smidgen compress`` noted about each squeezed tensor; nothing if it noted nothing of this form."""
     noted = metadata.get("squeezed")
-    micronats = noted.get("harm") if isinstance(noted, dict) else None
-    if not isinstance(micronats, list) or len(micronats) != len(squeezed):
+    if not isinstance(noted, dict):
         return {}
-    if not all(isinstance(value, int) and 0 <= value < 10**12 for value in micronats):
+    counts, unit = noted.get("harm"), noted.get("unit", UNIT)
+    if not isinstance(counts, list) or len(counts) != len(squeezed) or not isinstance(unit, float) or not 0 < unit <= 1:
         return {}
-    return {name: value / 1e6 for name, value in zip(squeezed, micronats, strict=True)}
+    if not all(isinstance(value, int) and 0 <= value < 10**12 for value in counts):
+        return {}
+    return {name: value * unit for name, value in zip(squeezed, counts, strict=True)}
 
 
 def section_sizes(data: bytes) -> dict[str, int]:

@@ -7,7 +7,7 @@ import inspect
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ _OPSET = 17
 """Old enough for every ONNX Runtime that smidgen allows, new enough for layer normalization as one node."""
 
 INPUT, OUTPUT = "image", "scores"
-"""What the input and the output of every graph are called."""
+"""What input and output are called of networks of which only a shape is known; of others what they call them."""
 
 SHAKEN, JUMPS = 1e-4, 5.0
 """By how much inputs are changed to see what rounding does to answers, as a part of them; and how many times as much as
@@ -43,7 +43,7 @@ def export_graph(
     Args:
         module: takes one float32 tensor of shape (batch, ``*input_shape``) and returns one tensor with the batch
             first; or, with ``examples``, takes what these are and returns tensors, alone or in tuples, lists and
-            mappings. It is not changed.
+            mappings, whose keys become the names of outputs. It is not changed.
         input_shape: shape of one input, without the batch dimension.
         examples: inputs of the module, in order or by name. An axis along which they differ gets a free size.
 
@@ -108,7 +108,7 @@ def _examples(module: nn.Module, given: Sequence[Mapping[str, Any] | Sequence[An
 
 
 class _Flat(nn.Module):
-    """A module that takes tensors in order and gives all its tensors in a tuple."""
+    """A module that takes tensors in order and gives all its tensors in a tuple; ``called`` is what it calls them."""
 
     def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -116,14 +116,43 @@ class _Flat(nn.Module):
         parameters = inspect.signature(module.forward).parameters
         self.by_name = [name in parameters for name in names]
         self.names = names
+        self.called: list[str] = []
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         given = list(zip(self.names, inputs, self.by_name, strict=True))
         output = self.module(
             *(tensor for _, tensor, known in given if not known), **{name: t for name, t, known in given if known}
         )
-        found = tuple(leaf for leaf in _pytree.tree_leaves(output) if isinstance(leaf, torch.Tensor))
+        leaves = [
+            (path, leaf) for path, leaf in _pytree.tree_leaves_with_path(output) if isinstance(leaf, torch.Tensor)
+        ]
+        found = tuple(leaf for _, leaf in leaves)
+        self.called = [_called(path) for path, _ in leaves]
         return found if len(found) != 1 else found[0]
+
+
+def _called(path: Sequence[Any]) -> str:
+    """The keys and fields on the way to a tensor; "" where only its place is known.
+
+    Example:
+        >>> [_called(path) for path, _ in _pytree.tree_leaves_with_path({"boxes": 1, "masks": [2, 3]})], _called(())
+        (['boxes', 'masks.0', 'masks.1'], '')
+    """
+    keys = [getattr(step, "key", getattr(step, "name", getattr(step, "idx", None))) for step in path]
+    return ".".join(map(str, keys)) if any(isinstance(key, str) for key in keys) else ""
+
+
+def _named_outputs(flat: _Flat, first: str, known: Iterable[str]) -> list[str]:
+    """What the outputs of a module that has run are called: nothing like ``known``, and no two alike; the first one is
+    ``first`` where only places are known."""
+    taken, names = set(known), []
+    for number, name in enumerate(flat.called, 1):
+        name = name or (first if number == 1 else f"output_{number}")
+        while name in taken:
+            name += "_output"
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
@@ -223,12 +252,8 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
     buffer, names, first = io.BytesIO(), list(examples[0]), list(examples[0].values())
     flat = _Flat(module, names)
     with torch.no_grad():
-        results = flat(*first)
-    outputs = (
-        [OUTPUT, *(f"output_{number}" for number in range(2, len(results) + 1))]
-        if isinstance(results, tuple)
-        else [OUTPUT]
-    )
+        flat(*first)
+    outputs = _named_outputs(flat, OUTPUT if names == [INPUT] else "output", [*names, *module.state_dict()])
     free = {
         name: {
             axis: "batch" if axis == 0 and batched else f"{name}_{axis}"

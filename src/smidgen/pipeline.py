@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +18,7 @@ from smidgen.budget import CLOSE, Budget, Fidelity, Outcome, Point, search
 from smidgen.code import Code, Stats
 from smidgen.errors import ModelError
 from smidgen.examples import Examples, Item, batches, inputs_of
-from smidgen.file import SMALLEST, file_size
+from smidgen.file import SMALLEST, UNIT, file_size
 from smidgen.lower import lower
 from smidgen.methods import Method
 from smidgen.network import Network
@@ -36,9 +37,6 @@ AT_ONCE = 5
 
 LOWERED = 100
 """Examples that show the ranges of activations."""
-
-ALIKE = 0.25
-"""Values whose square is that of their mean but for less than this part are much alike."""
 
 FIRST_RATE = 1e-7
 REFINED = 250
@@ -106,12 +104,10 @@ def squeeze_to_budget(
     if stats is None:
         stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
     least = 100 / len(reference)
-    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop and reference.measure != "cosine":
+    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop and reference.counts:
         reporter.say(
             f"one of {len(reference)} answers is {least:.1f} points: give more {examples.what} for finer answers"
         )
-    if outcome.budget.max_drop is not None and reference.measure == "cosine" and reference.spread < ALIKE:
-        reporter.say(_much_alike(reference.spread, outcome.budget.max_drop))
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
@@ -130,21 +126,6 @@ def squeeze_to_budget(
         )
         run.repair(lesson)
     run.explain()
-
-
-def _much_alike(spread: float, drop: float) -> str:
-    """What is said of values whose cosine hardly sees what they differ by.
-
-    Example:
-        >>> _much_alike(0.05, 1.0)[:84]
-        'answers are much alike: 1 points of cosine may be 40 % of what they differ by; ask f'
-    """
-    # for directions that are nearly the same the squared error is twice what the cosine lacks of one
-    lost = min(100.0, 2 * drop / spread) if spread else 100.0
-    return (
-        f"answers are much alike: {drop:g} points of cosine may be {lost:.0f} % of what they differ by; ask for less, "
-        "or for a --size"
-    )
 
 
 def with_program(archive: Archive, items: Sequence[Item], reporter: Reporter = SILENT) -> Archive:
@@ -276,29 +257,37 @@ def _weigh(squeezer: Squeezer, outcome: Outcome, rate: float) -> Point:
 
 
 def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity: Fidelity | None) -> dict[str, Any]:
-    """Metadata that says what squeezing cost: micronats of divergence for each squeezed layer alone, in the order of
-    the tensors, and for all together.
+    """Metadata that says what squeezing cost: the divergence for each squeezed layer alone, in the order of the
+    tensors, and for all together. Of layers it is in parts of ``unit``, by default a millionth.
 
     Example:
         >>> explanation({}, {"0.weight": 0.00123}, Fidelity(10, 0.01, 99.0, 1.0, "agreement"))
         {'squeezed': {'harm': [1200], 'kl': 0.01, 'agreement': 99.0, 'pictures': 10}}
+        >>> explanation({}, {"0.weight": 2.56e-8}, None)
+        {'squeezed': {'harm': [260], 'unit': 1e-10}}
     """
-    squeezed: dict[str, Any] = {"harm": [round(float(f"{1e6 * value:.2g}")) for value in harm.values()]}
+    most = max(harm.values(), default=0.0)
+    unit = min(UNIT, float(f"1e{math.floor(math.log10(most)) - 2}")) if most > 0 else UNIT
+    squeezed: dict[str, Any] = {"harm": [round(float(f"{value / unit:.2g}")) for value in harm.values()]}
+    if unit < UNIT:
+        squeezed["unit"] = unit
     if fidelity:
-        squeezed |= {
-            "kl": float(f"{fidelity.kl:.3g}"),
-            "agreement": round(fidelity.agreement, 1),
-            "pictures": fidelity.pictures,
-        }
+        of_values = fidelity.measure == "R squared"
+        name, alike = ("r_squared", 0.01 * fidelity.agreement) if of_values else ("agreement", fidelity.agreement)
+        squeezed |= {"kl": float(f"{fidelity.kl:.3g}"), name: round(alike, 4 if of_values else 1)}
+        squeezed["pictures"] = fidelity.pictures
     return {**metadata, "squeezed": squeezed}
 
 
 def _room(archive: Archive, layers: int) -> int:
     """Bytes that an explanation will take in the file."""
-    harm = {str(number): 0.00123 for number in range(layers)}
-    filled = explanation(archive.metadata, harm, Fidelity(400, 0.0123, 98.7, 0, "agreement"))
     bare = replace(archive, tensors={})
-    return file_size(replace(bare, metadata=filled)) - file_size(bare) + 4
+    fidelity = Fidelity(400, 0.0123, 98.7, 0, "agreement")
+    sizes = []
+    for value in (0.00123, 0.0000123):
+        filled = explanation(archive.metadata, {str(number): value for number in range(layers)}, fidelity)
+        sizes.append(file_size(replace(bare, metadata=filled)))
+    return max(sizes) - file_size(bare) + 4
 
 
 def describe(point: Point) -> str:

@@ -9,7 +9,7 @@ from smidgen.archive import Archive, Preprocessing
 from smidgen.errors import InputError, ModelError
 from smidgen.examples import inputs_of
 
-__all__ = ["PRESETS", "with_preprocessing"]
+__all__ = ["PRESETS", "size_in", "with_preprocessing"]
 
 PRESETS: dict[str, tuple[str, tuple[float, float, float], tuple[float, float, float]]] = {
     "imagenet": ("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -39,11 +39,26 @@ def with_preprocessing(archive: Archive, text: str | None) -> Archive:
     """
     if text is None:
         return archive
-    found = re.fullmatch(r"(\w+)(?::(\d+)x(\d+))?", text)
+    height, width = _size(archive, size_in(text))
+    return replace(archive, preprocessing=Preprocessing(height, width, *PRESETS[text.partition(":")[0]]))
+
+
+def size_in(text: str | None) -> tuple[int, int] | None:
+    """Height and width in what a user names as for ``with_preprocessing``, if they are there.
+
+    Raises:
+        InputError: no such name, or no such size.
+
+    Example:
+        >>> size_in("symmetric:32x48"), size_in("symmetric"), size_in(None)
+        ((32, 48), None, None)
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\w+)(?::([1-9]\d{0,4})x([1-9]\d{0,4}))?", text)
     if not found or found[1] not in PRESETS:
         raise InputError(f"preprocessing {text!r} is none of {', '.join(PRESETS)}, with or without a size (:224x224)")
-    height, width = _size(archive, (int(found[2]), int(found[3])) if found[2] else None)
-    return replace(archive, preprocessing=Preprocessing(height, width, *PRESETS[found[1]]))
+    return (int(found[2]), int(found[3])) if found[2] else None
 
 
 def _size(archive: Archive, given: tuple[int, int] | None) -> tuple[int, int]:

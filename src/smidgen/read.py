@@ -26,6 +26,7 @@ from smidgen.examples import traceable
 from smidgen.graph import export_graph
 from smidgen.network import Network
 from smidgen.onnx_file import read_onnx
+from smidgen.preprocess import size_in, with_preprocessing
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 
@@ -36,7 +37,7 @@ _CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin")
 _INPUT_SHAPE = (3, 224, 224)
 
 
-def read_model(spec: str, data: Path | None = None) -> Archive:
+def read_model(spec: str, data: Path | None = None, preprocessing: str | None = None) -> Archive:
     """The uncompressed network that a user names.
 
     Args:
@@ -52,10 +53,12 @@ def read_model(spec: str, data: Path | None = None) -> Archive:
               batch), ``preprocessing`` or ``labels``, these are used; otherwise it takes what ``data`` has, or pictures
               of shape (3, height, width) of the preprocessing, or (3, 224, 224).
         data: where examples for it are; ``.npz`` files show what a function's module takes that does not say so.
+        preprocessing: how pictures become its input, see ``smidgen.preprocess``; the size in it is also that of the
+            pictures which a function's module takes that does not say so.
 
     Raises:
         ModelError: there is no such model, it has no weights, or the user's code fails.
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or the network takes no such pictures.
         WeightError: a weight is NaN or infinite.
 
     Example:
@@ -63,10 +66,14 @@ def read_model(spec: str, data: Path | None = None) -> Archive:
         >>> model.preprocessing.height, len(model.labels)
         (227, 1000)
     """
+    return with_preprocessing(_read(spec, data, size_in(preprocessing)), preprocessing)
+
+
+def _read(spec: str, data: Path | None, size: tuple[int, int] | None) -> Archive:
     if spec == _PRETRAINED:
         module = _rebuild({"name": spec}, squeezenet1_1_weights())
-        size = (SQUEEZENET1_1_PREPROCESSING.height, SQUEEZENET1_1_PREPROCESSING.width)
-        return from_module(module, (3, *size), SQUEEZENET1_1_PREPROCESSING, imagenet_labels())
+        known = (SQUEEZENET1_1_PREPROCESSING.height, SQUEEZENET1_1_PREPROCESSING.width)
+        return from_module(module, (3, *known), SQUEEZENET1_1_PREPROCESSING, imagenet_labels())
     if spec in PRETRAINED:
         return _read_archive(str(PRETRAINED[spec]))
     if spec in ZOO:
@@ -79,8 +86,10 @@ def read_model(spec: str, data: Path | None = None) -> Archive:
         return readers[Path(spec).suffix](spec)
     if spec.count(":") == 1 and all(part.isidentifier() for part in spec.replace(":", ".").split(".")):
         module = call(spec)
-        shown = () if data is None or says_what_it_takes(module) else traceable(data, *takes(module))
-        return described(spec, module, examples=shown)
+        if says_what_it_takes(module):
+            return described(spec, module)
+        shown = () if data is None else traceable(data, *takes(module))
+        return described(spec, module, (3, *size) if size and not shown else None, examples=shown)
     if Path(spec).suffix in _CHECKPOINTS:
         raise ModelError(
             f"{spec}: what torch.save wrote may be weights alone, and can run code when it is opened; write a function "

@@ -14,8 +14,9 @@ from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity
 from smidgen.code import Code
 from smidgen.examples import Examples, batches, by_shape
-from smidgen.run.outputs import agreement, divergence, outputs_of
+from smidgen.run.outputs import Output, agreement, divergence, outputs_of
 from smidgen.run.session import Engine
+from smidgen.run.variance import Variance
 
 __all__ = ["Reference"]
 
@@ -40,15 +41,14 @@ class Reference:
         self.truth = None if examples.truth is None else np.asarray(examples.truth)[: len(self)]
         model = onnx.load_from_string(original.graph)
         labelled = bool(original.labels) or self.truth is not None
-        self.outputs = outputs_of(model, self.answers[0], labelled, kind)
+        outputs = outputs_of(model, self.answers[0], labelled, kind)
+        self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
         self._known = labelled or kind is not None
 
     @property
-    def measure(self) -> str:
-        """What is counted as agreement: of classes, of chances, or as a cosine."""
-        if self.truth is not None:
-            return "top-1"
-        return "cosine" if self.outputs[0].kind == "values" else "agreement"
+    def counts(self) -> bool:
+        """Whether one example more or less that agrees is a step of what is judged."""
+        return self.truth is not None or any(output.variance is None for output in self.outputs)
 
     @property
     def guessed(self) -> str:
@@ -59,35 +59,43 @@ class Reference:
             return ""
         return f"{output.name!r} is taken for scores of {self.answers[0][0].shape[output.axis]:,} classes"
 
-    @property
-    def spread(self) -> float:
-        """The part of the square of the first output's answers that is not that of their mean: where it is small, as of
-        boxes that lie in one corner, the cosine hardly sees what answers differ by. 1 where they differ in shape."""
-        first = [answers[0] for answers in self.answers]
-        if len({each.shape[1:] for each in first}) > 1:
-            return 1.0
-        total, square = np.zeros(first[0].shape[1:]), 0.0
-        for each in first:  # one after the other: answers may be pictures
-            total += each.sum(0, dtype=np.float64)
-            square += float(np.square(each, dtype=np.float64).sum())
-        return 1 - float(np.square(total).sum()) / len(self) / square if square > 0 else 1.0
-
     def fidelity(self, archive: Archive) -> Fidelity:
-        """How near the answers of ``archive`` are."""
+        """How near the answers of ``archive`` are: those of the output that loses most, or of the one with labels."""
         answers = self._answers(archive, len(self.inputs))
-        pairs = [(ours[0], theirs[0]) for ours, theirs in zip(self.answers, answers, strict=True)]
-        alike = 100 * float(np.concatenate([agreement(self.outputs[0], *pair) for pair in pairs]).mean())
-        drop = 100 - alike
+        judged = [place for place, output in enumerate(self.outputs) if self._is_judged(output)]
+        alike = {place: self._alike(place, answers) for place in judged}
+        place = min(alike, key=lambda place: alike[place])
+        drop, measure = 100 - alike[place], "agreement" if self.outputs[place].variance is None else "R squared"
         if self.truth is not None:
             right = [
-                100 * float((np.concatenate([self._classes(answer) for answer in column]) == self.truth).mean())
-                for column in zip(*pairs, strict=True)
+                100 * float((np.concatenate([self._classes(each[0]) for each in mine]) == self.truth).mean())
+                for mine in (self.answers, answers)
             ]
-            drop = right[0] - right[1]
-        return Fidelity(len(self), self._divergence(answers), alike, drop, self.measure)
+            drop, measure = right[0] - right[1], "top-1"
+        name = self.outputs[place].name if len(judged) > 1 else ""
+        return Fidelity(len(self), self._divergence(answers), alike[place], drop, measure, name)
+
+    def _alike(self, place: int, answers: list[list[NDArray[Any]]]) -> float:
+        """Percent, of one output."""
+        output = self.outputs[place]
+        each = [
+            agreement(output, ours[place], theirs[place]) for ours, theirs in zip(self.answers, answers, strict=True)
+        ]
+        return 100 * float(np.concatenate(each).mean())
+
+    def _is_judged(self, output: Output) -> bool:
+        return self.truth is None or output is self.outputs[0]
 
     def __len__(self) -> int:
         return sum(len(answers[0]) for answers in self.answers)
+
+    def _with_variance(self, place: int, output: Output) -> Output:
+        if output.kind != "values" or self.answers[0][place].dtype.kind != "f":
+            return output
+        variance = Variance()
+        for answers in self.answers:
+            variance.add(answers[place])
+        return replace(output, variance=variance.found)
 
     def _classes(self, answer: NDArray[Any]) -> NDArray[np.intp]:
         return np.asarray(answer.argmax(self.outputs[0].axis).reshape(len(answer)))

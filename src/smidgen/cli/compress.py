@@ -41,7 +41,11 @@ TOLD = 10
 @preprocessing_option
 @outputs_option
 @click.option("--size", help="Bytes that the file must not exceed: 400KB is 400,000 bytes, 400KiB 409,600.")
-@click.option("--max-drop", type=float, help="Points that may be lost: of top-1 with labels, of agreement without.")
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Points that may be lost: of top-1 with labels, of agreement without; of values hundredths of their variance.",
+)
 @click.option("--finetune", default=0, show_default=True, type=click.IntRange(0), help="Epochs of distillation.")
 @click.option("--budget", help="Stop after this time with the best file so far: 90s, 10m, 1.5h.")
 @click.option(
@@ -151,13 +155,12 @@ def _by_plan(
     from smidgen.file import codecs_named
     from smidgen.pipeline import with_program
     from smidgen.plan import Plan
-    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
     from smidgen.reporter import Reporter
 
     data, preprocessing, pictures, seed = given
     plan, codecs = Plan.find(plan_name), codecs_named(codec)
-    loaded = with_preprocessing(read_model(model, data), preprocessing)
+    loaded = read_model(model, data, preprocessing)
     examples = None
     if data:  # whose classes matter to a report alone
         if report:
@@ -205,7 +208,6 @@ def _by_limit(
     from smidgen.examples import examples_in
     from smidgen.file import codecs_named
     from smidgen.pipeline import Settings, squeeze_to_budget
-    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
     from smidgen.reporter import Reporter
 
@@ -227,7 +229,7 @@ def _by_limit(
         if budget.allows(point):
             archive.save(output, codecs)
 
-    loaded = with_preprocessing(read_model(model, data), preprocessing)
+    loaded = read_model(model, data, preprocessing)
     examples = examples_in(data, loaded, pictures, seed)
     outcome = Outcome(budget, on_better=keep)
     settings = Settings(seed, codecs, finetune, Path(f"{output}.checkpoint"), outputs)

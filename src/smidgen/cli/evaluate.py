@@ -52,12 +52,10 @@ def evaluate(
     FILES are .smidgen or .onnx files; a name of the zoo (squeezenet1_1) stands for the uncompressed network. Of
     classifiers of pictures the agreement of classes and the KL divergence are shown, and with class sub-folders, named
     by the ids or names of the classes that the file carries, top-1 and top-5. Of any other network its outputs are
-    compared: divergence, agreement or cosine, relative error and largest difference. The weights are judged, in
+    compared: divergence, agreement or R squared, relative error and largest difference. The weights are judged, in
     float32, and a file that runs by itself also as it does, in integers; --engine leaves one of the two.
     """
-    from smidgen.preprocess import with_preprocessing
-
-    archives = [with_preprocessing(opened(name, data), preprocessing) for name in files]
+    archives = [opened(name, data, preprocessing) for name in files]
     known = next((archive.preprocessing for archive in archives if archive.preprocessing), None)
     archives = [archive if archive.preprocessing else replace(archive, preprocessing=known) for archive in archives]
     sizes = [size_of(name, archive) for name, archive in zip(files, archives, strict=True)]
@@ -112,7 +110,7 @@ def _compare(
     if as_json:
         echo_json([{"file": name, "bytes": size, **asdict(one)} for name, size, one in rows])
         return
-    header = ("file", "bytes", "output", "kind", "divergence", "agreement %", "relative error", "largest", "ms")
+    header = ("file", "bytes", "output", "kind", "divergence", "alike", "cosine", "relative error", "largest", "ms")
     cells = [
         (
             name,
@@ -120,7 +118,8 @@ def _compare(
             one.output,
             one.kind,
             small(one.divergence),
-            f"{one.agreement:.2f}",
+            f"{one.agreement:.2f} %" if one.cosine is None else f"{one.agreement / 100:.4f}",
+            "-" if one.cosine is None else f"{one.cosine:.4f}",
             small(one.relative_error),
             f"{one.largest_error:.4g}",
             f"{one.milliseconds:.1f}",
@@ -130,8 +129,8 @@ def _compare(
     echo_table(header, cells)
     click.echo(
         f"{rows[0][2].examples:,} examples from {data}, against {files[0]}. Divergence: KL in nats, of values half the "
-        "squared error relative to the square; agreement: of classes or sides of one half, of detections the part of "
-        "those that one of both finds (a chance above 0.25) that both find, of values the cosine."
+        "squared error in parts of their variance; alike: the part of equal classes or sides of one half, of "
+        "detections that of those that one of both finds (a chance above 0.25) that both find, of values R squared."
     )
 
 
@@ -171,16 +170,17 @@ def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
     click.echo(f"{len(pictures):,} pictures from {data}; agreement and KL against {judged[0].file}")
 
 
-def opened(name: str, data: Path | None = None) -> Archive:
+def opened(name: str, data: Path | None = None, preprocessing: str | None = None) -> Archive:
     """The network that a name on the command line stands for: a file, a network of the zoo, or a function's module,
     which takes what there is in ``data``."""
     from smidgen.archive import open_archive
+    from smidgen.preprocess import with_preprocessing
 
     if name.endswith(".smidgen") or (Path(name).is_file() and Path(name).suffix not in (".onnx", ".pt2")):
-        return open_archive(name)
+        return with_preprocessing(open_archive(name), preprocessing)
     from smidgen.read import read_model
 
-    return read_model(name, data)
+    return read_model(name, data, preprocessing)
 
 
 def size_of(name: str, archive: Archive) -> int:

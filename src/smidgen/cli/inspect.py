@@ -22,6 +22,7 @@ def inspect(file: Path, as_json: bool) -> None:
     from smidgen.container import read_bytes
     from smidgen.facts import advice, facts_of
     from smidgen.file import inspect as inspect_bytes
+    from smidgen.reporter import small
 
     data = read_bytes(file)
     facts = facts_of(data, str(file))
@@ -40,7 +41,7 @@ def inspect(file: Path, as_json: bool) -> None:
             f"{8 * t.stored / max(1, t.elements):.2f}",
             f"{t.stored:,}",
             f"{100 * t.stored / total:.1f} %",
-            *(["" if t.harm is None else f"{t.harm:.6f}"] if explained else []),
+            *(["" if t.harm is None else small(t.harm)] if explained else []),
         )
         for t in tensors
     ]
@@ -49,7 +50,7 @@ def inspect(file: Path, as_json: bool) -> None:
     rows += [(f"({name})", "", "", "", "", f"{n:,}", f"{100 * n / total:.1f} %", *blank) for name, n in others]
     bits = f"{8 * total / max(1, weights):.2f}"
     echo_table(
-        ("layer", "shape", "kind and levels", "codec", "bits/weight", "bytes", "share", *(["KL alone"] * explained)),
+        ("layer", "shape", "kind and levels", "codec", "bits/weight", "bytes", "share", *(["harm alone"] * explained)),
         [*rows, ("whole file", f"{weights:,}", "", "", bits, f"{total:,}", "100.0 %", *blank)],
     )
     parts = [tensor for tensor in facts["tensors"] if tensor["part_of"]]
@@ -60,7 +61,9 @@ def inspect(file: Path, as_json: bool) -> None:
         )
     click.echo(facts["running"])
     if explained:
-        click.echo(f"KL alone: nats of divergence when only this layer is squeezed. {advice(tensors)}")
+        click.echo(
+            f"Harm alone: the divergence (of classes KL in nats) when only this layer is squeezed. {advice(tensors)}"
+        )
 
 
 def _short(name: str) -> str:

@@ -69,11 +69,10 @@ def _beside(file: Path, against: str, data: Path, given: tuple[str | None, str |
     from smidgen.cli.evaluate import opened, size_of
     from smidgen.errors import InputError
     from smidgen.examples import labelled_in
-    from smidgen.preprocess import with_preprocessing
     from smidgen.report.about_a_file import Beside
 
     preprocessing, outputs = given
-    archive, original = open_archive(file), with_preprocessing(opened(against, data), preprocessing)
+    archive, original = open_archive(file), opened(against, data, preprocessing)
     known = original.preprocessing or archive.preprocessing
     original = replace(original, preprocessing=known, labels=original.labels or archive.labels)
     found, truth = labelled_in(data, original)

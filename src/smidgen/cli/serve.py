@@ -96,7 +96,7 @@ def _networks(file: Path, against: str | None, preprocessing: str | None) -> lis
     else:
         networks = [InFloat(with_preprocessing(open_archive(file), preprocessing), file.name, len(data))]
     if against is not None:
-        original = with_preprocessing(opened(against), preprocessing)
+        original = opened(against, None, preprocessing)
         original = replace(
             original,
             preprocessing=original.preprocessing or around.preprocessing,

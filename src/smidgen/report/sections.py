@@ -68,13 +68,15 @@ def _fidelity(facts: Facts) -> list[tuple[str, str]]:
         return figures
     if best:
         told = (f"{DIVERGENCE}, when it was made", small(best[0]["kl"]))
+        if best[0]["measure"] == "R squared":
+            return [told, ("R squared then", f"{best[0]['agreement'] / 100:.4f}")]
         return [told, ("agreement with the original then", f"{best[0]['agreement']:.1f} %")]
     return []
 
 
 def _alike(output: Facts) -> tuple[str, str]:
     if output["kind"] == "values":
-        return "cosine", f"{output['agreement'] / 100:.4f}"
+        return "R squared", f"{output['agreement'] / 100:.4f}"
     return "same answer as the original", f"{output['agreement']:.1f} %"
 
 
@@ -105,7 +107,7 @@ def about_layers(facts: Facts) -> Section:
     ]
     rows: list[list[str | float]] = []
     for t in tensors:
-        harm = "" if t["harm"] is None else f"{t['harm']:.5f}"
+        harm = "" if t["harm"] is None else small(t["harm"])
         rows.append(
             [
                 *(t["name"], f"{t['stored']:,}", t["stored"] / most, f"{100 * t['share']:.1f} %"),
@@ -122,7 +124,7 @@ def about_layers(facts: Facts) -> Section:
     parts: list[Part] = [Table("Bytes of every layer; what is in brackets is no layer", columns, rows)]
     if explained:
         told = facts["advice"]
-        parts.append(Text(f"Harm alone: nats of divergence when only this layer is compressed. {told}"))
+        parts.append(Text(f"Harm alone: the divergence when only this layer is compressed. {told}"))
     return Section("Where the bytes are", parts)
 
 
@@ -168,8 +170,8 @@ def _about_outputs(facts: Facts, found: Facts) -> Section:
         for output in found["outputs"]
     ]
     kinds = (
-        "Divergence is KL in nats, of values half the squared error relative to the square; alike are answers of the "
-        "same class or the same side of one half, of detections what both find, of values it is the cosine."
+        "Divergence is KL in nats, of values half the squared error in parts of their variance; alike are answers of "
+        "the same class or the same side of one half, of detections what both find, of values it is R squared."
     )
     told = (
         f"Judged on {found['outputs'][0]['examples']:,} {found['which']}. {found['against']} has "

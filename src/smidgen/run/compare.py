@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from smidgen.archive import Archive
 from smidgen.errors import InputError
 from smidgen.examples import inputs_of
-from smidgen.run.outputs import Output, agreement, divergence, outputs_of
+from smidgen.run.outputs import Output, agreement, cosine, divergence, outputs_of
 from smidgen.run.session import Engine
 from smidgen.run.timing import interleaved
+from smidgen.run.variance import Variance
 
 __all__ = ["Comparison", "compare"]
 
@@ -30,8 +31,9 @@ class Comparison:
         output: its name in the graph.
         kind: what it is, see ``smidgen.run.outputs.Output``.
         examples: how many there were.
-        divergence: mean, in nats for classes and chances; of values half the squared error relative to the square.
-        agreement: percent of equal answers; of values 100 times the mean cosine.
+        divergence: mean, in nats for classes and chances; of values half the squared error in parts of their variance.
+        agreement: percent of equal answers; of values R squared, the percent of the variance that is told.
+        cosine: of values, the mean cosine of the angle between answers; of others None.
         relative_error: root of the sum of squared errors over the sum of squares.
         largest_error: the largest absolute difference.
         mean_error: the mean absolute difference.
@@ -43,6 +45,7 @@ class Comparison:
     examples: int
     divergence: float
     agreement: float
+    cosine: float | None
     relative_error: float
     largest_error: float
     mean_error: float
@@ -118,10 +121,17 @@ class _Sums:
     def __init__(self) -> None:
         self.examples = self.numbers = 0
         self.divergence = self.agreement = self.error = self.square = self.largest = self.absolute = 0.0
+        self.variance: Variance | None = None
+        self.cosine = 0.0
 
     def add(self, output: Output, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
         ours, theirs = (a if a.ndim else a[None] for a in (ours, theirs))
         self.examples += len(ours)
+        if output.kind == "values" and ours.dtype.kind == "f":
+            self.variance = self.variance or Variance()
+            self.variance.add(ours)
+            self.cosine += float(cosine(ours, theirs).sum())
+            output = replace(output, variance=1.0)  # what it really is, is known in the end
         self.agreement += float(agreement(output, ours, theirs).sum())
         p, q = ours.astype(np.float64), theirs.astype(np.float64)
         if ours.dtype.kind == "f":
@@ -135,18 +145,15 @@ class _Sums:
 
     def found(self, output: Output, milliseconds: float) -> Comparison:
         n = max(1, self.examples)
+        apart, alike, angle = max(0.0, self.divergence / n), self.agreement / n, None
+        if self.variance:
+            apart /= self.variance.found
+            alike, angle = 1 - 2 * apart, self.cosine / n
         relative = (self.error / self.square) ** 0.5 if self.square else float(self.error > 0)
         mean = self.absolute / max(1, self.numbers)
         return Comparison(
-            output.name,
-            output.kind,
-            self.examples,
-            max(0.0, self.divergence / n),
-            100 * self.agreement / n,
-            relative,
-            self.largest,
-            mean,
-            milliseconds,
+            *(output.name, output.kind, self.examples, apart, 100 * alike, angle),
+            *(relative, self.largest, mean, milliseconds),
         )
 
 

@@ -14,7 +14,17 @@ from smidgen.errors import InputError
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KINDS", "Output", "agreement", "divergence", "last_operator", "log_probabilities", "maker", "outputs_of"]
+__all__ = [
+    "KINDS",
+    "Output",
+    "agreement",
+    "cosine",
+    "divergence",
+    "last_operator",
+    "log_probabilities",
+    "maker",
+    "outputs_of",
+]
 
 KINDS = ("scores", "probabilities", "chances", "values")
 
@@ -46,12 +56,15 @@ class Output:
             there; "values", anything else: features, coordinates, states.
         axis: of the classes; of what is told of each place.
         coordinates: of detections, the first place on that axis that is one, and the first after them that is not.
+        variance: of values, what answers to different inputs differ by (``smidgen.run.variance``); None if that is not
+            known, and the mean square of each answer takes its place.
     """
 
     name: str
     kind: str
     axis: int = -1
     coordinates: tuple[int, int] = (0, 0)
+    variance: float | None = None
 
     def detections(self, array: Any) -> tuple[Any, Any]:
         """Coordinates and chances, an array of NumPy or a tensor of PyTorch for each: (n, what is told, places)."""
@@ -152,13 +165,13 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
 
     For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
     positions; for detections the sum of the latter for each thing that is expected (the sum of the chances, at least
-    one), and ``COORDINATES`` times what follows for the coordinates, weighted by the chances; for values half the
-    squared error, relative to the square of the reference, which for vectors of like length is 1 less the cosine.
+    one), and ``COORDINATES`` times half the squared error of the coordinates, relative to their square and weighted by
+    the chances; for values half the mean squared error, in parts of the variance of the output.
 
     Example:
         >>> one = np.array([[3.0, 4.0]], np.float32)
-        >>> divergence(Output("y", "values"), one, np.array([[3.0, 3.0]], np.float32))
-        array([0.02])
+        >>> divergence(Output("y", "values", variance=10.0), one, np.array([[3.0, 2.0]], np.float32))
+        array([0.1])
     """
     if output.kind in ("scores", "probabilities"):
         logs = [log_probabilities(output, array) for array in (reference, other)]
@@ -173,20 +186,21 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
     if output.kind == "chances":
         return np.asarray(_bernoulli(reference, other).mean(1))
     p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
-    square, error = (p**2).sum(1), ((p - q) ** 2).sum(1)
-    return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
+    square = (p**2).mean(1) if output.variance is None else np.full(len(p), output.variance)
+    return np.asarray(((p - q) ** 2).mean(1) / 2 / np.where(square > 0, square, 1.0))
 
 
 def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.float64]:
-    """How alike answers are, for each input, from 0 to 1: shape (n,).
+    """How alike answers are, for each input, 1 for the same: shape (n,).
 
     For classes the part of positions whose likeliest class is the same, for chances the part that lies on the same side
-    of one half, for detections the part of what one of both finds that both do, for values the cosine, for whole
-    numbers the part that is equal.
+    of one half, for detections the part of what one of both finds that both do, for whole numbers the part that is
+    equal. For values 1 less the mean squared error in parts of the variance: over all inputs that is R squared, the
+    part of what answers differ by that the others tell, too, and below 0 if a guess of the mean would be nearer.
 
     Example:
-        >>> agreement(Output("y", "values"), np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]]))
-        array([1.])
+        >>> agreement(Output("y", "values", variance=10.0), np.array([[3.0, 4.0]]), np.array([[3.0, 2.0]]))
+        array([0.8])
     """
     if output.kind in ("scores", "probabilities"):
         classes = [np.moveaxis(array, output.axis, -1) for array in (reference, other)]
@@ -201,7 +215,17 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
         return np.asarray((p == q).mean(1))
     if output.kind == "chances":
         return np.asarray(((p > 0.5) == (q > 0.5)).mean(1))
-    p, q = p.astype(np.float64), q.astype(np.float64)
+    return 1 - 2 * divergence(output, reference, other)
+
+
+def cosine(reference: Array, other: Array) -> NDArray[np.float64]:
+    """The cosine of the angle between answers, for each input: shape (n,).
+
+    Example:
+        >>> cosine(np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]]))
+        array([1.])
+    """
+    p, q = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, other))
     length = np.sqrt((p**2).sum(1) * (q**2).sum(1))
     return np.asarray(np.where(length > 0, (p * q).sum(1) / np.where(length > 0, length, 1), (p == q).all(1)))
 

@@ -78,11 +78,10 @@ def sweep(
         ...     rows[0].file, rows[0].kl, rows[0].bytes == (output / rows[0].file).stat().st_size
         ('plan-lossless-seed-0.smidgen', 0.0, True)
     """
-    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
     reporter, data, output = reporter or Reporter(), Path(data).absolute(), Path(output)
-    loaded = with_preprocessing(read_model(model, data), preprocessing)
+    loaded = read_model(model, data, preprocessing)
     work = described(loaded, Work(model, str(data), pictures, finetune, preprocessing, outputs))
     if output.absolute().resolve().is_relative_to(data.resolve()):
         raise InputError(f"{output}: lies in the folder of pictures; give another -o, or its plot would be one of them")

@@ -112,8 +112,8 @@ class Row:
         failed: why there is no file, or None.
         file: name of the file.
         bytes: of the file, as the file system says.
-        kl: mean Kullback-Leibler divergence from the original's answers in nats, on held-out pictures.
-        agreement: percent of the held-out pictures that are given the original's class.
+        kl: mean divergence from the original's answers on held-out pictures, see ``smidgen.budget.Fidelity``.
+        agreement: percent of the held-out pictures that are given the original's class; of values R squared in percent.
         lost: points of top-1 where labels are known, else of agreement.
         labelled: whether labels are known.
         judged: how many pictures were held out.

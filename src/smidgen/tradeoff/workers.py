@@ -81,11 +81,10 @@ def statistics(work: Work, seed: int) -> dict[str, Stats]:
 def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
     """The model and the pictures, after a check that they are those of the process that was started."""
     from smidgen.examples import examples_in
-    from smidgen.preprocess import with_preprocessing
     from smidgen.read import read_model
 
     data = Path(work.data)
-    model = with_preprocessing(read_model(work.model, data), work.preprocessing)
+    model = read_model(work.model, data, work.preprocessing)
     if described(model, work) != work:
         raise InputError(
             f"{platform.node()}: {work.model}, {data} or smidgen are not what they were when the sweep started; make "
