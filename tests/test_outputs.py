@@ -21,7 +21,8 @@ from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
 from smidgen.reporter import Reporter
 from smidgen.run.compare import compare
-from smidgen.run.outputs import Output, agreement, divergence, outputs_of
+from smidgen.run.kinds import outputs_of
+from smidgen.run.outputs import Output, agreement, divergence
 from smidgen.run.session import Engine
 from smidgen.run.variance import Variance
 

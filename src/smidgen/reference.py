@@ -14,7 +14,8 @@ from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity
 from smidgen.code import Code
 from smidgen.examples import Examples, batches, by_shape
-from smidgen.run.outputs import Output, agreement, divergence, outputs_of
+from smidgen.run.kinds import outputs_of
+from smidgen.run.outputs import Output, agreement, divergence
 from smidgen.run.session import Engine
 from smidgen.run.variance import Variance
 

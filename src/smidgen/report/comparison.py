@@ -17,7 +17,7 @@ from smidgen.archive import Archive, Label
 from smidgen.examples import Item, batches, inputs_of
 from smidgen.report.document import Shot
 from smidgen.run.evaluate import Evaluation, evaluate, latency
-from smidgen.run.outputs import outputs_of
+from smidgen.run.kinds import outputs_of
 from smidgen.run.pictures import open_image
 from smidgen.run.session import Engine
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from smidgen.archive import Archive
 from smidgen.errors import InputError
 from smidgen.examples import inputs_of
-from smidgen.run.outputs import Output, agreement, cosine, divergence, outputs_of
+from smidgen.run.kinds import outputs_of
+from smidgen.run.outputs import Output, agreement, cosine, divergence
 from smidgen.run.session import Engine
 from smidgen.run.timing import interleaved
 from smidgen.run.variance import Variance

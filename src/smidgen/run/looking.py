@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from smidgen.run.outputs import maker
+from smidgen.run.kinds import maker
 
 if TYPE_CHECKING:
     import onnx

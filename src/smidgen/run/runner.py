@@ -12,7 +12,8 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.container import read_bytes
 from smidgen.errors import NOT_FINITE, UNPREPARED, FormatError, InputError, ModelError
 from smidgen.run.answer import Answer, likeliest
-from smidgen.run.outputs import Output, last_operator, log_probabilities
+from smidgen.run.kinds import last_operator
+from smidgen.run.outputs import Output, log_probabilities
 from smidgen.run.pictures import open_picture, prepare
 
 if TYPE_CHECKING:

@@ -134,8 +134,8 @@ class InFloat:
     def __init__(self, archive: Archive, title: str, size: int) -> None:
         from onnx import ValueInfoProto
 
+        from smidgen.run.kinds import last_operator
         from smidgen.run.looking import looking
-        from smidgen.run.outputs import last_operator
         from smidgen.run.session import session
 
         model = archive.onnx()
