@@ -77,6 +77,24 @@ def test_what_is_linear_beside_probabilities_is_no_scores(last: nn.Module, kinds
     assert first.kind == "scores"
 
 
+def test_outputs_are_told_by_name() -> None:
+    archive = from_module(Boxed(nn.Identity()), (6,))
+    first, second = (value.name for value in archive.onnx().graph.output)
+    sample = Engine(archive.onnx())({"image": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)})
+
+    def kinds(told: str | None) -> list[str]:
+        return [output.kind for output in outputs_of(archive.onnx(), sample, kind=told)]
+
+    assert kinds(None) == ["scores", "scores"]
+    assert kinds("values") == ["values", "scores"]
+    assert kinds(f"{second}=values") == ["scores", "values"]
+    assert kinds(f"{second}=chances,{first}=values") == ["values", "chances"]
+    with pytest.raises(InputError, match=f"gives no 'third'; there are '{first}', '{second}'"):
+        kinds("third=values")
+    with pytest.raises(InputError, match="'boxes' is none of scores, probabilities"):
+        kinds(f"{first}=boxes")
+
+
 class Sure(nn.Module):
     """Gives scores, and how likely they make each class."""
 

@@ -64,7 +64,8 @@ def compress(
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
         inputs: for a network of other inputs: these, once or more; axes along which they differ may have any size.
-        outputs: what the first output is, "scores", "probabilities", "chances" or "values"; None to find out.
+        outputs: what the first output is, "scores", "probabilities", "chances" or "values", or what each of some is, as
+            "boxes=values,classes=scores"; None to find out.
 
     Raises:
         PlanError: the plan cannot be read, or a pattern in it matches nothing.

@@ -61,7 +61,7 @@ class Settings:
         codecs: what the file is written with.
         epochs: of distillation; 0 for none.
         checkpoint: where distillation keeps its state, to go on after a kill; None to keep none.
-        outputs: what the first output is, of ``smidgen.run.outputs.KINDS``; None to find out.
+        outputs: what outputs are, see ``smidgen.run.kinds.kinds_in``; None to find out.
     """
 
     seed: int = 0

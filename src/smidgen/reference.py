@@ -14,7 +14,7 @@ from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity
 from smidgen.code import Code
 from smidgen.examples import Examples, batches, by_shape
-from smidgen.run.kinds import outputs_of
+from smidgen.run.kinds import kinds_in, outputs_of
 from smidgen.run.outputs import Output, agreement, divergence
 from smidgen.run.session import Engine
 from smidgen.run.variance import Variance
@@ -32,7 +32,7 @@ class Reference:
     Args:
         original: the network before.
         examples: to judge by.
-        kind: what the first output is, if the user says so.
+        kind: what outputs are, if the user says so; see ``smidgen.run.kinds.kinds_in``.
     """
 
     def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
@@ -44,7 +44,8 @@ class Reference:
         labelled = bool(original.labels) or self.truth is not None
         outputs = outputs_of(model, self.answers[0], labelled, kind)
         self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
-        self._known = labelled or kind is not None
+        names = [output.name for output in outputs]
+        self._known = {*(names[:1] if labelled else ()), *(kinds_in(kind, names) if kind else ())}
 
     @property
     def counts(self) -> bool:
@@ -53,12 +54,13 @@ class Reference:
 
     @property
     def guessed(self) -> str:
-        """What the first output is taken for, where that may be wrong: what is linear may be scores of classes, or
-        numbers for which a common shift matters. "" where it is known."""
-        output = self.outputs[0]
-        if self._known or output.kind != "scores":
-            return ""
-        return f"{output.name!r} is taken for scores of {self.answers[0][0].shape[output.axis]:,} classes"
+        """What outputs are taken for, where that may be wrong: what is linear may be scores of classes, or numbers for
+        which a common shift matters. "" where it is known."""
+        return "; ".join(
+            f"{output.name!r} is taken for scores of {self.answers[0][place].shape[output.axis]:,} classes"
+            for place, output in enumerate(self.outputs)
+            if output.kind == "scores" and output.name not in self._known
+        )
 
     def fidelity(self, archive: Archive) -> Fidelity:
         """How near the answers of ``archive`` are: those of the output that loses most, or of the one with labels."""

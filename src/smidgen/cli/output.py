@@ -19,6 +19,19 @@ __all__ = [
     "progress",
 ]
 
+
+def _kinds(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None:
+        from smidgen.errors import InputError
+        from smidgen.run.kinds import kinds_in
+
+        try:
+            kinds_in(value)
+        except InputError as error:
+            raise click.BadParameter(str(error)) from None
+    return value
+
+
 preprocessing_option = click.option(
     "--preprocessing",
     help="How pictures become the input, where the model does not say: imagenet, caffe, symmetric, unit or bytes, and "
@@ -26,9 +39,10 @@ preprocessing_option = click.option(
 )
 outputs_option = click.option(
     "--outputs",
-    type=click.Choice(("scores", "probabilities", "chances", "values")),
-    help="What the first output is, where it is taken for something else: scores or probabilities of classes, chances "
-    "of 0 to 1 each, or values.",
+    callback=_kinds,
+    metavar="[NAME=]KIND,...",
+    help="What the first output is, or those that are named, where they are taken for something else: scores or "
+    "probabilities of classes, chances of 0 to 1 each, or values.",
 )
 engine_option = click.option(
     "--engine",

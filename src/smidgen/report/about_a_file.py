@@ -42,7 +42,7 @@ class Beside:
         truth: index of the true class of each picture, or None if unknown.
         which: which examples these are, in words that follow their number.
         bytes: of the original's file; None if it is in none, for those of its weights.
-        outputs: what the first output is, if it is known better than ``smidgen.run.outputs`` finds out.
+        outputs: what outputs are, if it is known better than ``smidgen.run.kinds`` finds out.
     """
 
     name: str

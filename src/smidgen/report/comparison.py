@@ -167,7 +167,7 @@ def why_not(archive: Archive, examples: Sequence[Item], kind: str | None = None)
     Args:
         archive: the network.
         examples: at least one.
-        kind: what its first output is, if it is known better than ``outputs_of`` finds out.
+        kind: what its output is, if it is known better than ``outputs_of`` finds out.
 
     Raises:
         ModelError: the network cannot be run.

@@ -64,7 +64,7 @@ def compare(
     Args:
         archives: the networks, all with the same inputs and outputs.
         batches: arrays by name of input.
-        kind: what the first output is, if it is known better than ``outputs_of`` finds out.
+        kind: what outputs are, if it is known better than ``outputs_of`` finds out; see ``smidgen.run.kinds.kinds_in``.
         on_progress: called after each batch with the number of batches done.
 
     Returns:

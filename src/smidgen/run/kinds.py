@@ -15,7 +15,7 @@ from smidgen.run.outputs import Output
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KINDS", "last_operator", "maker", "outputs_of"]
+__all__ = ["KINDS", "kinds_in", "last_operator", "maker", "outputs_of"]
 
 KINDS = ("scores", "probabilities", "chances", "values")
 
@@ -42,10 +42,10 @@ def outputs_of(
         model: the graph, weights or not.
         sample: what it gives for some input, in the order of its outputs.
         labelled: whether the first output is known to be scores of classes.
-        kind: what the first output is, if the user says so.
+        kind: what outputs are, if the user says so, as for ``kinds_in``.
 
     Raises:
-        InputError: no such kind, or one that does not fit.
+        InputError: no such kind or output, or a kind that does not fit.
     """
     found = [
         _detections(model, value.name, np.asarray(array))
@@ -62,18 +62,52 @@ def outputs_of(
             else output
             for output in found
         ]
-    first = np.asarray(sample[0])
-    if kind is not None:
+    told = {} if kind is None else kinds_in(kind, [output.name for output in found])
+    for place, output in enumerate(found):
+        array = np.asarray(sample[place])
+        if output.name in told:
+            found[place] = _as_told(output.name, told[output.name], array)
+        elif (
+            place == 0
+            and labelled
+            and output.kind == "values"
+            and array.ndim > 1
+            and array.shape[_class_axis(array)] > 1
+        ):
+            found[0] = Output(output.name, "scores", _class_axis(array))
+    return found
+
+
+def kinds_in(text: str, outputs: Sequence[str] | None = None) -> dict[str, str]:
+    """What outputs are, as a user says it: a kind for the first one, or ``name=kind``, with commas between several.
+
+    Args:
+        text: what the user says.
+        outputs: the names of the network's outputs; None if they are not known yet.
+
+    Raises:
+        InputError: there is no such kind, or no such output.
+
+    Example:
+        >>> kinds_in("values", ["boxes", "classes"]), kinds_in("classes=scores,boxes=values")
+        ({'boxes': 'values'}, {'classes': 'scores', 'boxes': 'values'})
+    """
+    found = {}
+    for part in text.split(","):
+        name, _, kind = part.rpartition("=")
         if kind not in KINDS:
             raise InputError(f"outputs: {kind!r} is none of {', '.join(KINDS)}")
-        if first.dtype.kind != "f" or (kind in KINDS[:2] and (first.ndim < 2 or first.shape[_class_axis(first)] < 2)):
-            raise InputError(
-                f"outputs: {found[0].name!r} is {first.dtype} of shape {first.shape}, which cannot be {kind}"
-            )
-        found[0] = Output(found[0].name, kind, _class_axis(first))
-    elif labelled and found[0].kind == "values" and first.ndim >= 2 and first.shape[_class_axis(first)] > 1:
-        found[0] = Output(found[0].name, "scores", _class_axis(first))
+        name = name or (outputs[0] if outputs else "")
+        if outputs and name not in outputs:
+            raise InputError(f"outputs: the network gives no {name!r}; there are {', '.join(map(repr, outputs))}")
+        found[name] = kind
     return found
+
+
+def _as_told(name: str, kind: str, array: Array) -> Output:
+    if array.dtype.kind != "f" or (kind in KINDS[:2] and (array.ndim < 2 or array.shape[_class_axis(array)] < 2)):
+        raise InputError(f"outputs: {name!r} is {array.dtype} of shape {array.shape}, which cannot be {kind}")
+    return Output(name, kind, _class_axis(array))
 
 
 def last_operator(model: onnx.ModelProto, output: str) -> str:

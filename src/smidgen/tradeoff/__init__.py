@@ -55,7 +55,7 @@ def sweep(
         finetune: epochs of distillation, where there is no plan.
         pictures: how many to calibrate on at most.
         preprocessing: how pictures become the input, where the model does not say, see ``smidgen.preprocess``.
-        outputs: what the first output is, see ``smidgen.run.outputs``; None to find out.
+        outputs: what outputs are, see ``smidgen.run.kinds.kinds_in``; None to find out.
         jobs: processes on this machine; -1 for one for each core.
         scheduler: address of a Dask scheduler whose workers do the work instead.
         reporter: is told what happens.

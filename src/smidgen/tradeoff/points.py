@@ -64,7 +64,7 @@ class Work:
         pictures: how many to calibrate on at most.
         finetune: epochs of distillation.
         preprocessing: how pictures become the input, where the model does not say.
-        outputs: what the first output is, if the user says so.
+        outputs: what outputs are, if the user says so.
         weights: digest of the model.
         contents: digest of the names and sizes of the files in ``data``.
         smidgen: the version.
