@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -327,3 +327,25 @@ def test_a_module_that_says_nothing_takes_pictures_of_the_size_that_is_named(fol
     status, said = run(*arguments, "--preprocessing", "symmetric:12x0")
     assert status == 1
     assert "with or without a size" in said
+
+
+@pytest.mark.parametrize(
+    "wrap", [np.asarray, torch.from_numpy, lambda rows: {"input": rows}, lambda rows: [rows, rows]]
+)
+def test_one_array_is_a_batch(wrap: Callable[[np.ndarray], object]) -> None:
+    module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3), nn.Tanh())
+    rows = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    archive = smidgen.compress(module, wrap(rows), size=900)  # type: ignore[arg-type]
+    sizes = [[d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in archive.onnx().graph.input]
+    assert sizes == [["batch", 6]]
+    with pytest.raises(ModelError, match=r"archive.onnx\(\) is any network"):
+        archive.runner()
+
+
+def test_an_array_of_pictures_is_pictures() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 10, 10, 3), np.uint8)
+    archive = smidgen.compress(module, pictures, size=1200, preprocessing=Preprocessing(8, 8))
+    assert archive.preprocessing == Preprocessing(8, 8)
+    with pytest.raises(InputError, match="data: int: give a folder"):
+        smidgen.compress(module, 3, size=1200)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.arrange import layer_weights, normalized, turned
 from smidgen.budget import Budget, Outcome, parse_size
 from smidgen.errors import InputError, LimitError
-from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, traceable, traceable_from
+from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, iterable, traceable, traceable_from
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
 from smidgen.read import described, read_model, says_what_it_takes, takes
@@ -48,7 +48,8 @@ def compress(
     Args:
         module: the network; or what the command line takes, such as an ONNX file. It is not changed.
         data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
-            (height, width, 3)) or of batches, as a data loader gives them: see ``smidgen.examples.examples_from``. No
+            (height, width, 3)) or of batches, as a data loader gives them, or one of these: see
+            ``smidgen.examples.examples_from``. No
             labels are needed; a folder may have sub-folders named by ``labels``. With a plan they only show the ranges
             of activations, which the network needs to run without ONNX Runtime.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
@@ -116,9 +117,7 @@ def _traceable(
     """What the data show of the inputs of a module, and the same data."""
     if data is None or isinstance(data, str | os.PathLike):
         return ([] if data is None else traceable(Path(data), *takes(module))), data
-    if not isinstance(data, Iterable):
-        raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
-    rest = iter(data)
+    rest = iter(iterable(data))
     first = list(islice(rest, LOOKED_AT))
     return traceable_from(first, *takes(module)), chain(first, rest)
 

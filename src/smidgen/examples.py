@@ -30,6 +30,7 @@ __all__ = [
     "first_of",
     "groups",
     "inputs_of",
+    "iterable",
     "labelled_in",
     "split",
     "traceable",
@@ -192,12 +193,35 @@ def first_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     }
 
 
+def iterable(data: Any) -> Iterable[Any]:
+    """What is there to iterate over: a single batch, an array, a tensor or arrays by name, is one of one.
+
+    Args:
+        data: an array of pictures, uint8 of shape (n, height, width, 3), is one of pictures.
+
+    Raises:
+        InputError: it is nothing to iterate over.
+
+    Example:
+        >>> len(list(iterable(np.zeros((9, 4))))), len(list(iterable(np.zeros((9, 5, 5, 3), np.uint8))))
+        (1, 9)
+    """
+    if isinstance(data, Mapping) or (hasattr(data, "shape") and hasattr(data, "dtype")):
+        shape: tuple[int, ...] = getattr(data, "shape", ())
+        pictures = str(getattr(data, "dtype", "")).endswith("uint8") and len(shape) == 4 and shape[-1] == 3
+        return data if pictures else [data]
+    if not isinstance(data, Iterable):
+        raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
+    return data
+
+
 def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -> Examples:
     """The examples of any iterable: pictures, or batches as a training loop gives them.
 
     Args:
         data: picture files; uint8 arrays of shape (height, width, 3); or batches: an array or tensor, a tuple of these
-            in the order of the network's inputs (what is left over, like labels, is ignored), or a mapping by name.
+            in the order of the network's inputs (what is left over, like labels, is ignored), or a mapping by name. One
+            such batch alone will do, see ``iterable``.
         archive: of the network.
         most: how many to calibrate on at most.
         seed: of the draw.
@@ -206,7 +230,7 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
         InputError: there are none, or they do not fit the network.
     """
     items: list[Item] = []
-    for given in data:
+    for given in iterable(data):
         if isinstance(given, str | Path):
             items.append(Path(given))
         elif isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3 and archive.preprocessing:

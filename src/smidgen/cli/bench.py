@@ -12,7 +12,7 @@ import click
 
 from smidgen.cli.evaluate import files_of
 from smidgen.cli.export import drawn, quantized
-from smidgen.cli.output import echo_json, echo_table, json_option, preprocessing_option, progress
+from smidgen.cli.output import echo_json, echo_table, json_option, milliseconds, preprocessing_option, progress
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -198,7 +198,7 @@ def _show(results: Sequence[Measured], threads: Sequence[int]) -> None:
             "-" if result.runtime_bytes is None else f"{result.runtime_bytes:,}",
             f"{result.cold_start:.0f}",
             f"{result.peak_memory / 1e6:.0f}",
-            *(f"{number:.2f}" for time in result.latency for number in (time.median, time.minimum)),
+            *(milliseconds(number) for time in result.latency for number in (time.median, time.minimum)),
         )
         for result in results
     ]
@@ -230,7 +230,8 @@ def _verdict(fastest: Mapping[str, Any]) -> str:
         >>> _verdict({**found, "threads": 2, "native_times_as_long": 2.0, "by_median": "ncnn"})
         '2 threads: ...; native takes 2.00 times as long; by the median ncnn is: the machine is too busy to be sure'
     """
-    line = f"{_counted(fastest['threads'])}: use {fastest['engine']}, the fastest (minimum {fastest['minimum']:.2f} ms)"
+    least = milliseconds(fastest["minimum"])
+    line = f"{_counted(fastest['threads'])}: use {fastest['engine']}, the fastest (minimum {least} ms)"
     if "second" in fastest:
         line += f", {fastest['times_as_fast']:.2f} times as fast as {fastest['second']}"
     if "native_times_as_long" in fastest and fastest["second"] != "native":

@@ -13,6 +13,7 @@ from smidgen.cli.output import (
     echo_table,
     engine_option,
     json_option,
+    milliseconds,
     outputs_option,
     preprocessing_option,
     progress,
@@ -122,7 +123,7 @@ def _compare(
             "-" if one.cosine is None else f"{one.cosine:.4f}",
             small(one.relative_error),
             f"{one.largest_error:.4g}",
-            f"{one.milliseconds:.1f}",
+            milliseconds(one.milliseconds),
         )
         for name, size, one in rows
     ]
@@ -162,7 +163,7 @@ def _recognise(judged: list[_Judged], data: Path, as_json: bool) -> None:
             "-" if result.top5 is None else f"{result.top5:.2f}",
             f"{result.agreement:.2f}",
             small(result.kl),
-            f"{result.milliseconds:.1f}",
+            milliseconds(result.milliseconds),
         )
         for one, result in zip(judged, results, strict=True)
     ]

@@ -14,6 +14,7 @@ __all__ = [
     "echo_table",
     "engine_option",
     "json_option",
+    "milliseconds",
     "outputs_option",
     "preprocessing_option",
     "progress",
@@ -70,6 +71,16 @@ def echo_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in [header, *rows]:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         click.echo("  ".join(cells).rstrip())
+
+
+def milliseconds(time: float) -> str:
+    """A time in words: in more digits where it is short.
+
+    Example:
+        >>> milliseconds(12.345), milliseconds(0.01234)
+        ('12.35', '0.0123')
+    """
+    return f"{time:.2f}" if time >= 0.1 else f"{time:.4f}"
 
 
 @contextmanager

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["ENGINES", "Graph", "Runner", "open_runner", "runner_of"]
 
 ENGINES = ("native", "onnxruntime")
+RUN = "a runner recognises pictures: the network must"
+OTHERWISE = "; archive.onnx() is any network for ONNX Runtime, archive.module() for PyTorch"
 
 
 class Runner:
@@ -153,14 +155,14 @@ class Graph:
         self._session = session(model, threads)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if len(inputs) != 1 or len(outputs) != 1:
-            raise ModelError(f"a graph of one input and one output can be run, not {len(inputs)} and {len(outputs)}")
+            raise ModelError(f"{RUN} have one input and one output, not {len(inputs)} and {len(outputs)}{OTHERWISE}")
         if inputs[0].type != "tensor(float)" or outputs[0].type != "tensor(float)":
-            raise ModelError(f"the graph must take and give 32-bit floats, not {inputs[0].type} and {outputs[0].type}")
+            raise ModelError(f"{RUN} take and give 32-bit floats, not {inputs[0].type} to {outputs[0].type}{OTHERWISE}")
         self._input = inputs[0].name
         # a free dimension has a name or none in place of its size
         self.shape = tuple(size if isinstance(size, int) else None for size in inputs[0].shape)
         if len(self.shape) != 4:
-            raise ModelError(f"the graph's input must be (n, channels, height, width), not of {len(self.shape)} axes")
+            raise ModelError(f"{RUN} take (n, channels, height, width), not {len(self.shape)} axes{OTHERWISE}")
         self.probabilities = last_operator(model, outputs[0].name) == "Softmax"
 
     def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
