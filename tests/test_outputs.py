@@ -10,9 +10,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 import smidgen
+from smidgen.answers import divergence as answers_divergence
 from smidgen.archive import Label
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
@@ -120,7 +122,7 @@ def test_the_variance_adds_up_as_numpy_says(sizes: list[int], seed: int, shift: 
     added = Variance()
     for batch in np.split(answers, np.cumsum(sizes)[:-1]):
         added.add(batch)
-    np.testing.assert_allclose(added.found, answers.var(0, ddof=1).mean(), rtol=1e-6)
+    np.testing.assert_allclose(added.found, answers.var(0, ddof=1).mean(0), rtol=1e-6)
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
@@ -131,11 +133,49 @@ def test_of_sequences_the_mean_is_that_of_all_their_places(lengths: list[int], s
     for batch in answers:
         added.add(batch)
     places = np.concatenate([batch.reshape(-1, 3) for batch in answers])
-    np.testing.assert_allclose(added.found, places.var(0, ddof=1).mean())
+    np.testing.assert_allclose(added.found, places.var(0, ddof=1))
+
+
+@given(st.sampled_from([(4,), (70,), (9, 3), (3, 5, 6), (2, 3, 4, 5), (100, 2, 2), ()]), st.integers(0, 2**32 - 1))
+def test_the_unexplained_part_is_that_of_sklearn_and_of_the_divergence(shape: tuple[int, ...], seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(7.0, rng.uniform(0.1, 30, shape), (40, *shape))
+    others = rows + rng.normal(0.0, 1.0, rows.shape)
+    added = Variance()
+    for place in range(0, 40, 16):
+        added.add(rows[place : place + 16], others[place : place + 16])
+    output = Output("y", "values", variance=added.found)
+    np.testing.assert_allclose(added.unexplained, 2 * divergence(output, rows, others).mean())
+    np.testing.assert_allclose(added.unexplained, 1 - agreement(output, rows, others).mean())
+    tensors = torch.from_numpy(rows), torch.from_numpy(others)
+    np.testing.assert_allclose(added.unexplained, 2 * answers_divergence(output, *tensors), rtol=1e-5)
+    if len(shape) == 1:
+        weights = "uniform_average" if shape[0] <= 64 else "variance_weighted"
+        expected = 1 - (1 - r2_score(rows, others, multioutput=weights)) * 39 / 40  # Bessel
+        np.testing.assert_allclose(added.unexplained, 1 - expected, rtol=1e-9)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
+def test_of_vectors_that_differ_in_length_all_numbers_are_one_thing(lengths: list[int], seed: int) -> None:
+    rng, added = np.random.default_rng(seed), Variance()
+    batches = [rng.normal(9.0, 2.0, (3, length)) for length in [6, *lengths]]
+    for batch in batches:
+        added.add(batch, batch + 1)
+    numbers = np.concatenate([batch.reshape(-1) for batch in batches])
+    np.testing.assert_allclose(added.found, numbers.var(ddof=1))
+    np.testing.assert_allclose(added.unexplained, 1 / numbers.var(ddof=1))
+
+
+def test_each_of_few_numbers_counts_whatever_its_unit() -> None:
+    """Of temperatures and pressures in one vector, too."""
+    rows = np.random.default_rng(0).normal([290.0, 1e5], [5.0, 1e3], (500, 2))
+    added = Variance()
+    added.add(rows, np.stack([np.full(500, 290.0), rows[:, 1]], 1))
+    np.testing.assert_allclose(added.unexplained, 0.5, rtol=0.05)
 
 
 def test_answers_that_are_all_the_same_vary_by_their_square() -> None:
-    for answers, found in ([[3.0, 4.0]] * 5, 12.5), ([[3.0, 4.0]], 12.5), ([[0.0]] * 3, 1.0):
+    for answers, found in ([[3.0, 4.0]] * 5, (9.0, 16.0)), ([[3.0, 0.0]], (9.0, 4.5)), ([[0.0]] * 3, (1.0,)):
         variance = Variance()
         variance.add(np.array(answers))
         assert variance.found == found
@@ -144,8 +184,8 @@ def test_answers_that_are_all_the_same_vary_by_their_square() -> None:
 def test_of_values_the_agreement_is_r_squared() -> None:
     rows = RNG.normal(100.0, 3.0, (400, 4))
     others = rows + RNG.normal(0.0, 1.0, rows.shape)
-    output = Output("y", "values", variance=float(rows.var(0, ddof=1).mean()))
-    expected = 1 - ((rows - others) ** 2).sum() / ((rows - rows.mean(0)) ** 2).sum()
+    output = Output("y", "values", variance=tuple(rows.var(0, ddof=1).tolist()))
+    expected = r2_score(rows, others)
     np.testing.assert_allclose(agreement(output, rows, others).mean(), expected, atol=1e-3)
     assert divergence(output, rows, np.broadcast_to(rows.mean(0), rows.shape)).mean() == pytest.approx(0.5, rel=0.01)
 
@@ -189,7 +229,7 @@ def test_a_drop_of_values_is_one_of_what_they_differ_by(beside: bool) -> None:
     assert outcome.best.fidelity.output == (boxes.output if beside else "")
     assert ("loses most" in outcome.verdict()) is beside
     ours, theirs = (Engine(each.onnx())({"image": fresh})[-1] for each in (archive, outcome.archive))
-    expected = 1 - ((ours - theirs) ** 2).sum() / ((ours - ours.mean(0)) ** 2).sum()
+    expected = r2_score(ours, theirs)
     assert boxes.agreement == pytest.approx(100 * expected, abs=0.05)
 
 

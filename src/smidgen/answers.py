@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smidgen.errors import ModelError
 from smidgen.run.outputs import COORDINATES, Output
+from smidgen.run.variance import axis_of_quantities
 
 __all__ = ["divergence", "pull_back", "vote"]
 
@@ -18,8 +19,8 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
 
     Example:
         >>> one, two = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])
-        >>> divergence(Output("y", "values", variance=10.0), one, two)
-        tensor(0.1000)
+        >>> divergence(Output("y", "values", variance=(10.0, 20.0)), one, two)
+        tensor(0.0500)
     """
     if output.kind in ("scores", "probabilities"):
         logs = [_logs(output, y) for y in (reference, other)]
@@ -33,9 +34,18 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
         return total
     if output.kind == "chances":
         return _bernoulli(reference, other).mean()
-    p, q = reference.reshape(len(reference), -1), other.reshape(len(other), -1)
-    square = p.square().mean(1) if output.variance is None else p.new_full((len(p),), output.variance)
-    return ((p - q).square().mean(1) / 2 / torch.where(square > 0, square, 1.0)).mean()
+    error = (reference - other).square()
+    if output.variance is not None:
+        return (error / _variance(output.variance, error)).mean() / 2
+    square = reference.square().reshape(len(reference), -1).mean(1)
+    return (error.reshape(len(error), -1).mean(1) / 2 / torch.where(square > 0, square, 1.0)).mean()
+
+
+def _variance(variance: tuple[float, ...], y: Tensor) -> Tensor:
+    """The variance of each number of an answer, to be spread over the axes of ``y``."""
+    axis = axis_of_quantities(tuple(y.shape))
+    found = y.new_tensor(variance)
+    return found.mean() if axis is None or len(variance) == 1 else found.reshape((-1,) + (1,) * (y.ndim - 1 - axis))
 
 
 def _bernoulli(reference: Tensor, other: Tensor) -> Tensor:
@@ -88,9 +98,9 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
         return signs * told.reshape(y.swapaxes(output.axis, 1).shape).swapaxes(output.axis, 1)
     if output.kind == "chances":
         return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
-    length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
     if output.variance is not None:
-        length = torch.full_like(length, (output.variance * max(1, y[0].numel())) ** 0.5)
+        return signs / _variance(output.variance, y).mul(max(1, y[0].numel())).sqrt()
+    length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
     return signs / length.clamp(min=1e-12).reshape((-1,) + (1,) * (y.ndim - 1))
 
 

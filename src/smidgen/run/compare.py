@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -128,15 +128,15 @@ class _Sums:
     def add(self, output: Output, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
         ours, theirs = (a if a.ndim else a[None] for a in (ours, theirs))
         self.examples += len(ours)
+        p, q = ours.astype(np.float64), theirs.astype(np.float64)
         if output.kind == "values" and ours.dtype.kind == "f":
             self.variance = self.variance or Variance()
-            self.variance.add(ours)
+            self.variance.add(p, q)
             self.cosine += float(cosine(ours, theirs).sum())
-            output = replace(output, variance=1.0)  # what it really is, is known in the end
-        self.agreement += float(agreement(output, ours, theirs).sum())
-        p, q = ours.astype(np.float64), theirs.astype(np.float64)
-        if ours.dtype.kind == "f":
-            self.divergence += float(divergence(output, ours, theirs).sum())
+        else:
+            self.agreement += float(agreement(output, ours, theirs).sum())
+            if ours.dtype.kind == "f":
+                self.divergence += float(divergence(output, ours, theirs).sum())
         difference = np.abs(p - q)
         self.numbers += p.size
         self.error += float((difference**2).sum())
@@ -148,8 +148,7 @@ class _Sums:
         n = max(1, self.examples)
         apart, alike, angle = max(0.0, self.divergence / n), self.agreement / n, None
         if self.variance:
-            apart /= self.variance.found
-            alike, angle = 1 - 2 * apart, self.cosine / n
+            apart, alike, angle = self.variance.unexplained / 2, 1 - self.variance.unexplained, self.cosine / n
         relative = (self.error / self.square) ** 0.5 if self.square else float(self.error > 0)
         mean = self.absolute / max(1, self.numbers)
         return Comparison(

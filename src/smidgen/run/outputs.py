@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from smidgen.run.variance import over_variance
+
 if TYPE_CHECKING:
     pass
 
@@ -33,15 +35,15 @@ class Output:
             there; "values", anything else: features, coordinates, states.
         axis: of the classes; of what is told of each place.
         coordinates: of detections, the first place on that axis that is one, and the first after them that is not.
-        variance: of values, what answers to different inputs differ by (``smidgen.run.variance``); None if that is not
-            known, and the mean square of each answer takes its place.
+        variance: of values, what answers to different inputs differ by, for each quantity or for all together (see
+            ``smidgen.run.variance``); None if that is not known: the mean square of each answer takes its place.
     """
 
     name: str
     kind: str
     axis: int = -1
     coordinates: tuple[int, int] = (0, 0)
-    variance: float | None = None
+    variance: tuple[float, ...] | None = None
 
     def detections(self, array: Any) -> tuple[Any, Any]:
         """Coordinates and chances, an array of NumPy or a tensor of PyTorch for each: (n, what is told, places)."""
@@ -73,12 +75,12 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
     For classes the Kullback-Leibler divergence in nats, for chances that of each (Bernoulli's law), the mean over
     positions; for detections the sum of the latter for each thing that is expected (the sum of the chances, at least
     one), and ``COORDINATES`` times half the squared error of the coordinates, relative to their square and weighted by
-    the chances; for values half the mean squared error, in parts of the variance of the output.
+    the chances; for values half the mean squared error, in parts of the variance of each quantity.
 
     Example:
         >>> one = np.array([[3.0, 4.0]], np.float32)
-        >>> divergence(Output("y", "values", variance=10.0), one, np.array([[3.0, 2.0]], np.float32))
-        array([0.1])
+        >>> divergence(Output("y", "values", variance=(10.0, 20.0)), one, np.array([[3.0, 2.0]], np.float32))
+        array([0.05])
     """
     if output.kind in ("scores", "probabilities"):
         logs = [log_probabilities(output, array) for array in (reference, other)]
@@ -92,9 +94,11 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
         return np.asarray(nats / np.maximum(expected, 1) + COORDINATES * apart)
     if output.kind == "chances":
         return np.asarray(_bernoulli(reference, other).mean(1))
-    p, q = (array.astype(np.float64).reshape(len(array), -1) for array in (reference, other))
-    square = (p**2).mean(1) if output.variance is None else np.full(len(p), output.variance)
-    return np.asarray(((p - q) ** 2).mean(1) / 2 / np.where(square > 0, square, 1.0))
+    p, q = (array.astype(np.float64) for array in (reference, other))
+    if output.variance is not None:
+        return over_variance((p - q) ** 2, output.variance) / 2
+    square, error = ((each**2).reshape(len(p), -1).mean(1) for each in (p, p - q))
+    return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
 
 
 def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.float64]:
@@ -102,11 +106,12 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
 
     For classes the part of positions whose likeliest class is the same, for chances the part that lies on the same side
     of one half, for detections the part of what one of both finds that both do, for whole numbers the part that is
-    equal. For values 1 less the mean squared error in parts of the variance: over all inputs that is R squared, the
-    part of what answers differ by that the others tell, too, and below 0 if a guess of the mean would be nearer.
+    equal. For values 1 less the mean squared error in parts of the variance: over all inputs that is R squared, of
+    several quantities their mean: the part of what answers differ by that the others tell, too, and below 0 if a guess
+    of the mean would be nearer.
 
     Example:
-        >>> agreement(Output("y", "values", variance=10.0), np.array([[3.0, 4.0]]), np.array([[3.0, 2.0]]))
+        >>> agreement(Output("y", "values", variance=(10.0,)), np.array([[3.0, 4.0]]), np.array([[3.0, 2.0]]))
         array([0.8])
     """
     if output.kind in ("scores", "probabilities"):
