@@ -63,15 +63,17 @@ def squeezed(count: int) -> Archive:
     return Archive(b"", {name: Squeeze(1e-3)(weight) for name, weight in weights.items()})
 
 
-@given(st.lists(st.floats(0, 50) | st.floats(1e-14, 1e-5), min_size=1, max_size=4))
+@given(st.lists(st.floats(0, 50) | st.floats(1e4, 1e9) | st.floats(1e-14, 1e-5), min_size=1, max_size=4))
 def test_the_harm_of_layers_is_told_to_two_digits_however_small(harms: list[float]) -> None:
     archive = squeezed(len(harms))
     metadata = explanation({}, dict(zip(archive.tensors, harms, strict=True)), None)
     told = [tensor["harm"] for tensor in facts_of(write(replace(archive, metadata=metadata)), "net")["tensors"]]
-    np.testing.assert_allclose(told, harms, rtol=0.05, atol=max(5e-13, max(harms) / 100 if max(harms) < 1e-4 else 1e-6))
+    most = max(harms)
+    coarse = 1e-6 if 1e-4 <= most < 1e5 else most / 100
+    np.testing.assert_allclose(told, harms, rtol=0.05, atol=max(1e-30, coarse))
 
 
-@pytest.mark.parametrize("unit", ["1e-6", 0.0, -1.0, 2.0, True, None])
+@pytest.mark.parametrize("unit", ["1e-6", 0.0, -1.0, 1e40, 1, True, None])
 def test_harm_in_parts_of_what_is_no_unit_is_not_told(unit: object) -> None:
     archive = replace(squeezed(1), metadata={"squeezed": {"harm": [3], "unit": unit}})
     assert facts_of(write(archive), "net")["tensors"][0]["harm"] is None

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -224,6 +225,22 @@ class Found(NamedTuple):
     masks: list[Tensor]
 
 
+@dataclass
+class Kept:
+    last: Tensor
+    states: tuple[Tensor, Tensor]
+
+
+class Own:
+    """A container that PyTorch takes apart, though not by names."""
+
+    def __init__(self, parts: list[Tensor]) -> None:
+        self.parts = parts
+
+
+_pytree.register_pytree_node(Own, lambda own: (own.parts, None), lambda parts, _: Own(list(parts)))
+
+
 class Several(nn.Module):
     """Gives what ``wrap`` makes of three tensors."""
 
@@ -246,18 +263,29 @@ class Several(nn.Module):
             lambda a, b, c: {"x": a, "layer.bias": b, "x_output": c},
             ["x_output", "layer.bias_output", "x_output_output"],
         ),
+        (lambda a, b, c: {"0": a, "1": b, "pool": c}, ["0", "1", "pool"]),
+        (lambda a, b, c: {"module": {"x": a}, "module.layer.bias": b, "4": c}, ["module.x", "module.layer.bias", "4"]),
+        (lambda a, b, c: {"/Relu_output_0": a, "onnx::Relu_3": b, "a b,c=\u00e9": c}, None),
+        (lambda a, b, c: Kept(a, (b, c)), ["last", "states.0", "states.1"]),
+        (lambda a, b, c: Own([a, b, c]), ["output", "output_2", "output_3"]),
+        (lambda a, b, c: {"own": Own([a, b]), "c": c}, ["own.0", "own.1", "c"]),
+        (lambda a, b, c: {"same": a, "again": a, "x again": c}, ["same", "again", "x again"]),
         (lambda a, b, c: (a, [b, c]), ["output", "output_2", "output_3"]),
         (lambda a, b, c: {"logits": a, "loss": None}, ["logits"]),
         (lambda a, b, c: a, ["output"]),
     ],
 )
 def test_outputs_are_called_what_the_module_calls_them(
-    wrap: Callable[[Tensor, Tensor, Tensor], object], names: list[str]
+    wrap: Callable[[Tensor, Tensor, Tensor], Any], names: list[str] | None
 ) -> None:
     module = Several(wrap).eval()
     archive = from_module(module, examples=[(torch.zeros(1, 3),)])
-    assert [value.name for value in archive.onnx().graph.output] == names
     x = torch.randn(5, 3)
-    wanted = [leaf for leaf in _pytree.tree_leaves(module(x)) if isinstance(leaf, Tensor)]
+    given = module(x)
+    names = list(given) if names is None else names
+    assert [value.name for value in archive.onnx().graph.output] == names
+    assert set(archive.tensors) == {"layer.weight", "layer.bias"}
+    given = [given.last, *given.states] if isinstance(given, Kept) else given
+    wanted = [leaf for leaf in _pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
     for ours, theirs in zip(Engine(archive.onnx())({"x": x.numpy()}), wanted, strict=True):
         np.testing.assert_allclose(ours, theirs.detach().numpy(), atol=1e-6)

@@ -8,13 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
 import smidgen
-from smidgen.answers import divergence as answers_divergence
 from smidgen.archive import Label
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
@@ -23,10 +20,9 @@ from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
 from smidgen.reporter import Reporter
 from smidgen.run.compare import compare
-from smidgen.run.kinds import outputs_of
+from smidgen.run.kinds import kinds_in, outputs_of
 from smidgen.run.outputs import Output, agreement, divergence
 from smidgen.run.session import Engine
-from smidgen.run.variance import Variance
 
 RNG = np.random.default_rng(3)
 
@@ -97,6 +93,25 @@ def test_outputs_are_told_by_name() -> None:
         kinds(f"{first}=boxes")
 
 
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ("values,scores", "of which one is 'scores' said"),
+        ("a=values,a=chances", "'a' is said to be values and chances"),
+        ("a=values,scores", "of which one is 'scores' said"),
+        ("=values", "gives no ''"),
+        ("a=values,", "'' is none of"),
+    ],
+)
+def test_what_is_said_of_outputs_must_be_clear(told: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        kinds_in(told, ["a", "a,b=c", "scores"])
+
+
+def test_names_of_outputs_may_hold_what_separates_them() -> None:
+    assert kinds_in("a,b=c=values,a=scores", ["a", "a,b=c"]) == {"a,b=c": "values", "a": "scores"}
+
+
 class Sure(nn.Module):
     """Gives scores, and how likely they make each class."""
 
@@ -114,80 +129,6 @@ def test_scores_beside_their_own_probabilities_are_scores() -> None:
     sample = Engine(archive.onnx())({"image": np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)})
     outputs = outputs_of(onnx.load_from_string(archive.graph), sample)
     assert [output.kind for output in outputs] == ["scores", "probabilities"]
-
-
-@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 1e4]))
-def test_the_variance_adds_up_as_numpy_says(sizes: list[int], seed: int, shift: float) -> None:
-    answers = np.random.default_rng(seed).normal(shift, 2.0, (sum(sizes), 3, 2))
-    added = Variance()
-    for batch in np.split(answers, np.cumsum(sizes)[:-1]):
-        added.add(batch)
-    np.testing.assert_allclose(added.found, answers.var(0, ddof=1).mean(0), rtol=1e-6)
-
-
-@given(st.lists(st.integers(1, 5), min_size=2, max_size=6), st.integers(0, 2**32 - 1))
-def test_of_sequences_the_mean_is_that_of_all_their_places(lengths: list[int], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    answers = [rng.normal([1.0, 50.0, -3.0], 2.0, (2, length, 3)) for length in [*lengths, 7]]
-    added = Variance()
-    for batch in answers:
-        added.add(batch)
-    places = np.concatenate([batch.reshape(-1, 3) for batch in answers])
-    np.testing.assert_allclose(added.found, places.var(0, ddof=1))
-
-
-@given(st.sampled_from([(4,), (70,), (9, 3), (3, 5, 6), (2, 3, 4, 5), (100, 2, 2), ()]), st.integers(0, 2**32 - 1))
-def test_the_unexplained_part_is_that_of_sklearn_and_of_the_divergence(shape: tuple[int, ...], seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    rows = rng.normal(7.0, rng.uniform(0.1, 30, shape), (40, *shape))
-    others = rows + rng.normal(0.0, 1.0, rows.shape)
-    added = Variance()
-    for place in range(0, 40, 16):
-        added.add(rows[place : place + 16], others[place : place + 16])
-    output = Output("y", "values", variance=added.found)
-    np.testing.assert_allclose(added.unexplained, 2 * divergence(output, rows, others).mean())
-    np.testing.assert_allclose(added.unexplained, 1 - agreement(output, rows, others).mean())
-    tensors = torch.from_numpy(rows), torch.from_numpy(others)
-    np.testing.assert_allclose(added.unexplained, 2 * answers_divergence(output, *tensors), rtol=1e-5)
-    if len(shape) == 1:
-        weights = "uniform_average" if shape[0] <= 64 else "variance_weighted"
-        expected = 1 - (1 - r2_score(rows, others, multioutput=weights)) * 39 / 40  # Bessel
-        np.testing.assert_allclose(added.unexplained, 1 - expected, rtol=1e-9)
-
-
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(0, 2**32 - 1))
-def test_of_vectors_that_differ_in_length_all_numbers_are_one_thing(lengths: list[int], seed: int) -> None:
-    rng, added = np.random.default_rng(seed), Variance()
-    batches = [rng.normal(9.0, 2.0, (3, length)) for length in [6, *lengths]]
-    for batch in batches:
-        added.add(batch, batch + 1)
-    numbers = np.concatenate([batch.reshape(-1) for batch in batches])
-    np.testing.assert_allclose(added.found, numbers.var(ddof=1))
-    np.testing.assert_allclose(added.unexplained, 1 / numbers.var(ddof=1))
-
-
-def test_each_of_few_numbers_counts_whatever_its_unit() -> None:
-    """Of temperatures and pressures in one vector, too."""
-    rows = np.random.default_rng(0).normal([290.0, 1e5], [5.0, 1e3], (500, 2))
-    added = Variance()
-    added.add(rows, np.stack([np.full(500, 290.0), rows[:, 1]], 1))
-    np.testing.assert_allclose(added.unexplained, 0.5, rtol=0.05)
-
-
-def test_answers_that_are_all_the_same_vary_by_their_square() -> None:
-    for answers, found in ([[3.0, 4.0]] * 5, (9.0, 16.0)), ([[3.0, 0.0]], (9.0, 4.5)), ([[0.0]] * 3, (1.0,)):
-        variance = Variance()
-        variance.add(np.array(answers))
-        assert variance.found == found
-
-
-def test_of_values_the_agreement_is_r_squared() -> None:
-    rows = RNG.normal(100.0, 3.0, (400, 4))
-    others = rows + RNG.normal(0.0, 1.0, rows.shape)
-    output = Output("y", "values", variance=tuple(rows.var(0, ddof=1).tolist()))
-    expected = r2_score(rows, others)
-    np.testing.assert_allclose(agreement(output, rows, others).mean(), expected, atol=1e-3)
-    assert divergence(output, rows, np.broadcast_to(rows.mean(0), rows.shape)).mean() == pytest.approx(0.5, rel=0.01)
 
 
 class Placed(nn.Module):
@@ -244,7 +185,8 @@ def test_what_a_linear_output_is_taken_for_is_said() -> None:
         return [line for line in lines if "taken for" in line]
 
     assert said(None) == [
-        "'scores' is taken for scores of 3 classes; if that is wrong, say what it is (--outputs, outputs=)"
+        "'scores' is taken for scores of 3 classes; if that is wrong, say what it is, as with --outputs values "
+        "(outputs='values')"
     ]
     assert not said("values")
     assert not said(None, tuple(Label(name, name) for name in "abc"))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from smidgen.errors import ModelError
 from smidgen.run.outputs import COORDINATES, Output
-from smidgen.run.variance import axis_of_quantities
+from smidgen.run.variance import over_variance
 
 __all__ = ["divergence", "pull_back", "vote"]
 
@@ -19,9 +19,12 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
 
     Example:
         >>> one, two = torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 2.0]])
-        >>> divergence(Output("y", "values", variance=(10.0, 20.0)), one, two)
+        >>> divergence(Output("y", "values", 1, variance=(10.0, 20.0)), one, two)
         tensor(0.0500)
     """
+    reference, other = output.leading(reference), output.leading(other)
+    if reference.numel() == 0:
+        return other.sum()
     if output.kind in ("scores", "probabilities"):
         logs = [_logs(output, y) for y in (reference, other)]
         return (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
@@ -36,16 +39,10 @@ def divergence(output: Output, reference: Tensor, other: Tensor) -> Tensor:
         return _bernoulli(reference, other).mean()
     error = (reference - other).square()
     if output.variance is not None:
-        return (error / _variance(output.variance, error)).mean() / 2
+        parts: Tensor = over_variance(error, error.new_tensor(output.variance), output.axis)
+        return parts.mean() / 2
     square = reference.square().reshape(len(reference), -1).mean(1)
     return (error.reshape(len(error), -1).mean(1) / 2 / torch.where(square > 0, square, 1.0)).mean()
-
-
-def _variance(variance: tuple[float, ...], y: Tensor) -> Tensor:
-    """The variance of each number of an answer, to be spread over the axes of ``y``."""
-    axis = axis_of_quantities(tuple(y.shape))
-    found = y.new_tensor(variance)
-    return found.mean() if axis is None or len(variance) == 1 else found.reshape((-1,) + (1,) * (y.ndim - 1 - axis))
 
 
 def _bernoulli(reference: Tensor, other: Tensor) -> Tensor:
@@ -80,6 +77,11 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
         return None
     if not bool(torch.isfinite(y).all()):
         raise ModelError(f"the network's output {output.name!r} is not finite")
+    found = _vote(output, output.leading(y), generator) if y.numel() else torch.zeros_like(output.leading(y))
+    return found[0] if output.examples is None else found.swapaxes(0, output.examples)
+
+
+def _vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor:
     if output.kind in ("scores", "probabilities"):
         moved = y.movedim(output.axis, -1)
         positions = max(1, moved[0, ..., 0].numel())
@@ -99,7 +101,8 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
     if output.kind == "chances":
         return signs / (y * (1 - y)).clamp(min=1e-6).sqrt().mul(max(1, y[0].numel()) ** 0.5)
     if output.variance is not None:
-        return signs / _variance(output.variance, y).mul(max(1, y[0].numel())).sqrt()
+        power: Tensor = over_variance(torch.ones_like(y), y.new_tensor(output.variance), output.axis)
+        return signs * (power / y[0].numel()).sqrt()
     length = y.flatten(1).norm(dim=1) if y.ndim > 1 else y.abs()
     return signs / length.clamp(min=1e-12).reshape((-1,) + (1,) * (y.ndim - 1))
 

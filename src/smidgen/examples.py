@@ -33,8 +33,10 @@ __all__ = [
     "iterable",
     "labelled_in",
     "split",
+    "together",
     "traceable",
     "traceable_from",
+    "twice",
 ]
 
 Item = Path | NDArray[np.uint8] | Mapping[str, NDArray[Any]]
@@ -194,7 +196,7 @@ def first_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def iterable(data: Any) -> Iterable[Any]:
-    """What is there to iterate over: a single batch, an array, a tensor or arrays by name, is one of one.
+    """What is there to iterate over: an array or tensor of numbers, or several by name, is one batch.
 
     Args:
         data: an array of pictures, uint8 of shape (n, height, width, 3), is one of pictures.
@@ -206,13 +208,23 @@ def iterable(data: Any) -> Iterable[Any]:
         >>> len(list(iterable(np.zeros((9, 4))))), len(list(iterable(np.zeros((9, 5, 5, 3), np.uint8))))
         (1, 9)
     """
-    if isinstance(data, Mapping) or (hasattr(data, "shape") and hasattr(data, "dtype")):
-        shape: tuple[int, ...] = getattr(data, "shape", ())
-        pictures = str(getattr(data, "dtype", "")).endswith("uint8") and len(shape) == 4 and shape[-1] == 3
-        return data if pictures else [data]
-    if not isinstance(data, Iterable):
+    if isinstance(data, Mapping):
+        return [data]
+    if _is_array(data):
+        array = _plain(data)
+        return list(array) if _is_of_pictures(array) or array.dtype.kind not in "biufc" else [array]
+    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
         raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
-    return data
+    found: Iterable[Any] = data
+    return found
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") and hasattr(data, "dtype")
+
+
+def _is_of_pictures(array: NDArray[Any]) -> bool:
+    return array.dtype == np.uint8 and array.ndim == 4 and array.shape[-1] == 3
 
 
 def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -> Examples:
@@ -221,7 +233,7 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
     Args:
         data: picture files; uint8 arrays of shape (height, width, 3); or batches: an array or tensor, a tuple of these
             in the order of the network's inputs (what is left over, like labels, is ignored), or a mapping by name. One
-            such batch alone will do, see ``iterable``.
+            array, tensor or mapping alone will do, with an example in each row as in an ``.npz`` file.
         archive: of the network.
         most: how many to calibrate on at most.
         seed: of the draw.
@@ -229,6 +241,9 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
     Raises:
         InputError: there are none, or they do not fit the network.
     """
+    alone = _alone(data, archive)
+    if alone is not None:
+        return split(list(_rows(alone, archive, "data")), None, most, seed)
     items: list[Item] = []
     for given in iterable(data):
         if isinstance(given, str | Path):
@@ -238,6 +253,19 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
         else:
             items += _singles(_by_name(given, archive), archive)
     return split(items, None, most, seed)
+
+
+def _alone(data: Any, archive: Archive) -> dict[str, NDArray[Any]] | None:
+    """The arrays of a single batch; None for anything else, also for an array of pictures."""
+    inputs = inputs_of(archive)
+    if isinstance(data, Mapping):
+        return {name: _plain(array) for name, array in data.items()}
+    if not _is_array(data) or _plain(data).dtype.kind not in "biufc":
+        return None
+    array = _plain(data)
+    if array.dtype == np.uint8 and array.ndim == 4 and archive.preprocessing and array.shape[-1] != 3:
+        raise InputError(f"data: pictures are uint8 of shape (n, height, width, 3), not {array.shape}")
+    return None if _is_of_pictures(array) and inputs[0].dtype != np.uint8 else {inputs[0].name: array}
 
 
 def split(items: Sequence[Item], truth: Sequence[int] | None, most: int, seed: int) -> Examples:
@@ -301,6 +329,20 @@ def groups(items: Sequence[Item], archive: Archive, size: int) -> Iterator[list[
         yield group
 
 
+def twice(batch: Mapping[str, NDArray[Any]], archive: Archive) -> dict[str, NDArray[Any]] | None:
+    """The examples of a batch two times in one, for a network that takes any number of them along its first axes."""
+    if not _batched(inputs_of(archive)):
+        return None
+    return {name: np.concatenate([array, array]) for name, array in batch.items()}
+
+
+def together(archive: Archive) -> int:
+    """How many examples a network takes that does not take any number: as many as all its inputs have in each."""
+    counts = {given.shape[0] if given.shape else None for given in inputs_of(archive)}
+    (count,) = counts if len(counts) == 1 else (1,)
+    return count or 1
+
+
 def by_shape(items: Sequence[Item]) -> list[Item]:
     """The examples in an order in which those of the same shapes follow each other, so that batches are large.
 
@@ -352,18 +394,23 @@ def _alike(one: Item, other: Item) -> bool:
 
 
 def _npz(path: Path, archive: Archive) -> Iterator[Item]:
-    """The examples of one file. An array with one axis more than its input has an example in each row; one of as many
+    yield from _rows(_arrays(path), archive, str(path))
+
+
+def _rows(arrays: dict[str, NDArray[Any]], archive: Archive, where: str) -> Iterator[Item]:
+    """The examples of arrays. One with one axis more than its input has an example in each row; one of as many
     axes is one batch; what has as many axes as its input where that has none along which examples lie is for all."""
-    arrays = _arrays(path)
     ranks = {given.name: len(given.shape) for given in inputs_of(archive)}
+    if len(ranks) == len(arrays) == 1:  # whatever it is called
+        arrays = dict(zip(ranks, arrays.values(), strict=True))
     rows = {name: len(a) for name, a in arrays.items() if a.ndim == ranks.get(name, -2) + 1}
     if not rows:
-        yield from _singles(_by_name(arrays, archive, str(path)), archive)
+        yield from _singles(_by_name(arrays, archive, where), archive)
         return
     if len(set(rows.values())) > 1:
-        raise InputError(f"{path}: arrays of different numbers of examples: {rows}")
+        raise InputError(f"{where}: arrays of different numbers of examples: {rows}")
     for row in range(next(iter(rows.values()))):
-        yield _by_name({name: a[row] if name in rows else a for name, a in arrays.items()}, archive, str(path))
+        yield _by_name({name: a[row] if name in rows else a for name, a in arrays.items()}, archive, where)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -381,13 +428,13 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
     """One batch as arrays by name, of the types that the network takes."""
     inputs = inputs_of(archive)
     if isinstance(given, Mapping):
-        arrays = {name: np.asarray(value) for name, value in given.items()}
+        arrays = {name: _plain(value) for name, value in given.items()}
     elif isinstance(given, tuple | list):
         if len(given) < len(inputs):
             raise InputError(f"{where}: {len(given)} arrays for the {len(inputs)} inputs of the network")
-        arrays = {wanted.name: np.asarray(value) for wanted, value in zip(inputs, given, strict=False)}
+        arrays = {wanted.name: _plain(value) for wanted, value in zip(inputs, given, strict=False)}
     else:
-        arrays = {inputs[0].name: np.asarray(given)}
+        arrays = {inputs[0].name: _plain(given)}
     if len(inputs) == len(arrays) == 1:  # whatever it is called
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     found = {}

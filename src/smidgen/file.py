@@ -332,9 +332,9 @@ def _harm(metadata: Mapping[str, Any], squeezed: list[str]) -> dict[str, float]:
     if not isinstance(noted, dict):
         return {}
     counts, unit = noted.get("harm"), noted.get("unit", UNIT)
-    if not isinstance(counts, list) or len(counts) != len(squeezed) or not isinstance(unit, float) or not 0 < unit <= 1:
+    if not isinstance(counts, list) or len(counts) != len(squeezed) or type(unit) is not float or not 0 < unit < 1e30:
         return {}
-    if not all(isinstance(value, int) and 0 <= value < 10**12 for value in counts):
+    if not all(type(value) is int and 0 <= value < 10**12 for value in counts):
         return {}
     return {name: value * unit for name, value in zip(squeezed, counts, strict=True)}
 

@@ -7,7 +7,8 @@ import inspect
 import io
 import itertools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -123,30 +124,46 @@ class _Flat(nn.Module):
         output = self.module(
             *(tensor for _, tensor, known in given if not known), **{name: t for name, t, known in given if known}
         )
-        leaves = [
-            (path, leaf) for path, leaf in _pytree.tree_leaves_with_path(output) if isinstance(leaf, torch.Tensor)
-        ]
+        leaves = list(_tensors(output))
+        self.called = [_joined(path) for path, _ in leaves]
         found = tuple(leaf for _, leaf in leaves)
-        self.called = [_called(path) for path, _ in leaves]
         return found if len(found) != 1 else found[0]
 
 
-def _called(path: Sequence[Any]) -> str:
-    """The keys and fields on the way to a tensor; "" where only its place is known.
+def _tensors(output: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
+    """The tensors in what a module gives, with the keys, fields and places on the way to each.
 
     Example:
-        >>> [_called(path) for path, _ in _pytree.tree_leaves_with_path({"boxes": 1, "masks": [2, 3]})], _called(())
-        (['boxes', 'masks.0', 'masks.1'], '')
+        >>> [path for path, _ in _tensors({"boxes": torch.zeros(1), "masks": [torch.zeros(1), None]})]
+        [('boxes',), ('masks', 0)]
     """
-    keys = [getattr(step, "key", getattr(step, "name", getattr(step, "idx", None))) for step in path]
-    return ".".join(map(str, keys)) if any(isinstance(key, str) for key in keys) else ""
+    if isinstance(output, torch.Tensor):
+        yield path, output
+    elif isinstance(output, Mapping):
+        for key, part in output.items():
+            yield from _tensors(part, (*path, key))
+    elif is_dataclass(output):
+        for field in fields(output):
+            yield from _tensors(getattr(output, field.name), (*path, field.name))
+    elif isinstance(output, tuple | list):
+        for key, part in zip(getattr(output, "_fields", range(len(output))), output, strict=True):
+            yield from _tensors(part, (*path, key))
+    else:  # a container of somebody's own, if PyTorch knows it
+        for place, part in enumerate(_pytree.tree_leaves(output)):
+            if isinstance(part, torch.Tensor):
+                yield (*path, place), part
 
 
-def _named_outputs(flat: _Flat, first: str, known: Iterable[str]) -> list[str]:
-    """What the outputs of a module that has run are called: nothing like ``known``, and no two alike; the first one is
-    ``first`` where only places are known."""
+def _joined(path: tuple[Any, ...]) -> str:
+    """A name of keys and fields; "" where there are places alone."""
+    return ".".join(map(str, path)) if any(isinstance(key, str) for key in path) else ""
+
+
+def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> list[str]:
+    """What outputs become that a module calls so: nothing like ``known``, and no two alike; the first one is ``first``
+    where only places are known."""
     taken, names = set(known), []
-    for number, name in enumerate(flat.called, 1):
+    for number, name in enumerate(called, 1):
         name = name or (first if number == 1 else f"output_{number}")
         while name in taken:
             name += "_output"
@@ -253,7 +270,7 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
     flat = _Flat(module, names)
     with torch.no_grad():
         flat(*first)
-    outputs = _named_outputs(flat, OUTPUT if names == [INPUT] else "output", [*names, *module.state_dict()])
+    outputs = [f"output_{number}_of_all" for number in range(len(flat.called))]  # the exporter refuses some names
     free = {
         name: {
             axis: "batch" if axis == 0 and batched else f"{name}_{axis}"
@@ -280,6 +297,11 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
     proto = onnx.load_from_string(buffer.getvalue())
     prefix = "module."
     _rename_(proto.graph, lambda name: name.removeprefix(prefix) if name.startswith(prefix) else name)
+    known = [*names, *module.state_dict(), *(tensor.name for tensor in proto.graph.initializer)]
+    called = _named_outputs(flat.called, OUTPUT if names == [INPUT] else "output", known)
+    final = dict(zip(outputs, called, strict=True))
+    inner = {name: f"{name} inside" for name in final.values()}  # what lies between has no name that counts
+    _rename_(proto.graph, lambda name: {**inner, **final}.get(name, name))
     inputs = [value for value in proto.graph.input if value.name in names]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)

@@ -114,11 +114,12 @@ def measure(
     with evaluating(module), watched(module) as uses:
         for batch in batches:
             found = called(module, batch)
-            pull_back(found, outputs or scores(found), generator)
+            kinds = outputs or scores(found)
+            pull_back(found, kinds, generator)
             for name, mine in _by_name(uses).items():
                 sums.setdefault(name, _Sums(weights[name].shape)).add(mine)
             uses.clear()
-            done += len(found[0]) if found[0].ndim else 1
+            done += number_of(found, kinds)
             if on_progress:
                 on_progress(done)
     if not done:
@@ -265,6 +266,12 @@ class _Sums:
         square += UNSEEN * square.sum() / self.seen.sum().clamp(min=1)
         active = self.activity if self.activity.ndim == 1 else self.activity.diagonal()
         active += UNSEEN
+
+
+def number_of(found: Sequence[Tensor], outputs: Sequence[Output]) -> int:
+    """How many inputs a network has answered."""
+    many = [len(output.leading(y)) for output, y in zip(outputs, found, strict=False) if output.examples is not None]
+    return many[0] if many else 1
 
 
 @contextmanager

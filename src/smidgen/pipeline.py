@@ -97,7 +97,7 @@ def squeeze_to_budget(
     original = with_program(original, examples.calibration, reporter)
     reference = Reference(original, examples, settings.outputs)
     if reference.guessed:
-        reporter.say(f"{reference.guessed}; if that is wrong, say what it is (--outputs, outputs=)")
+        reporter.say(reference.guessed)
     left_out = len(examples.held_out) - len(reference) if examples.what == "pictures" else 0
     if left_out:
         reporter.say(f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out")
@@ -267,9 +267,10 @@ def explanation(metadata: Mapping[str, Any], harm: Mapping[str, float], fidelity
         {'squeezed': {'harm': [260], 'unit': 1e-10}}
     """
     most = max(harm.values(), default=0.0)
-    unit = min(UNIT, float(f"1e{math.floor(math.log10(most)) - 2}")) if most > 0 else UNIT
+    fits = most < 1e-30 or 1e-4 <= most < 1e5
+    unit = UNIT if fits else float(f"1e{math.floor(math.log10(most)) - 2}")
     squeezed: dict[str, Any] = {"harm": [round(float(f"{value / unit:.2g}")) for value in harm.values()]}
-    if unit < UNIT:
+    if unit != UNIT:
         squeezed["unit"] = unit
     if fidelity:
         of_values = fidelity.measure == "R squared"

@@ -54,7 +54,7 @@ def read_model(spec: str, data: Path | None = None, preprocessing: str | None = 
               of shape (3, height, width) of the preprocessing, or (3, 224, 224).
         data: where examples for it are; ``.npz`` files show what a function's module takes that does not say so.
         preprocessing: how pictures become its input, see ``smidgen.preprocess``; the size in it is also that of the
-            pictures which a function's module takes that does not say so.
+            pictures which a function's module takes that has neither ``example_inputs`` nor ``input_shape``.
 
     Raises:
         ModelError: there is no such model, it has no weights, or the user's code fails.
@@ -89,7 +89,7 @@ def _read(spec: str, data: Path | None, size: tuple[int, int] | None) -> Archive
         if says_what_it_takes(module):
             return described(spec, module)
         shown = () if data is None else traceable(data, *takes(module))
-        return described(spec, module, (3, *size) if size and not shown else None, examples=shown)
+        return described(spec, module, examples=shown, side=size)
     if Path(spec).suffix in _CHECKPOINTS:
         raise ModelError(
             f"{spec}: what torch.save wrote may be weights alone, and can run code when it is opened; write a function "
@@ -244,8 +244,18 @@ def described(
     preprocessing: Preprocessing | None = None,
     labels: tuple[Label, ...] = (),
     examples: Sequence[Any] = (),
+    side: tuple[int, int] | None = None,
 ) -> Archive:
     """The archive of a user's module; what is not given, its attributes say.
+
+    Args:
+        spec: what to call it.
+        module: the network.
+        input_shape: as for ``from_module``.
+        preprocessing: likewise.
+        labels: likewise.
+        examples: likewise.
+        side: height and width of the pictures that it takes if it says nothing of its inputs.
 
     Raises:
         ModelError: an attribute is not what it should be, or the module cannot be turned into a graph.
@@ -264,6 +274,7 @@ def described(
     if examples:
         return from_module(module, (), preprocessing, labels, examples)
     size = (3, preprocessing.height, preprocessing.width) if preprocessing else _INPUT_SHAPE
+    size = (3, *side) if side else size
     shape: tuple[Any, ...] = tuple(input_shape or getattr(module, "input_shape", None) or size)
     if not all(isinstance(side, int) and side > 0 for side in shape):
         raise ModelError(f"{spec}: the module's input_shape is {shape}, not positive whole numbers")

@@ -14,10 +14,11 @@ from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity
 from smidgen.code import Code
 from smidgen.examples import Examples, batches, by_shape
+from smidgen.run.compare import answer_axes
 from smidgen.run.kinds import kinds_in, outputs_of
 from smidgen.run.outputs import Output, agreement, divergence
 from smidgen.run.session import Engine
-from smidgen.run.variance import Variance
+from smidgen.run.variance import Apart, Variance
 
 __all__ = ["Reference"]
 
@@ -37,13 +38,15 @@ class Reference:
 
     def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
         self.inputs = list(batches(by_shape(examples.held_out), original, BATCH))
-        self.answers = self._answers(original, len(self.inputs))
+        engine = Engine(original.onnx())
+        self.answers = [engine(batch) for batch in self.inputs]
+        model = onnx.load_from_string(original.graph)
+        labelled = bool(original.labels) or examples.truth is not None
+        axes = answer_axes(engine, original, self.inputs[0], self.answers[0])
+        outputs = outputs_of(model, self.answers[0], labelled, kind, axes)
+        self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
         # a network of a fixed batch leaves out what makes no batch
         self.truth = None if examples.truth is None else np.asarray(examples.truth)[: len(self)]
-        model = onnx.load_from_string(original.graph)
-        labelled = bool(original.labels) or self.truth is not None
-        outputs = outputs_of(model, self.answers[0], labelled, kind)
-        self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
         names = [output.name for output in outputs]
         self._known = {*(names[:1] if labelled else ()), *(kinds_in(kind, names) if kind else ())}
 
@@ -56,52 +59,67 @@ class Reference:
     def guessed(self) -> str:
         """What outputs are taken for, where that may be wrong: what is linear may be scores of classes, or numbers for
         which a common shift matters. "" where it is known."""
-        return "; ".join(
-            f"{output.name!r} is taken for scores of {self.answers[0][place].shape[output.axis]:,} classes"
+        guessed = [
+            (output, output.leading(self.answers[0][place]).shape[output.axis])
             for place, output in enumerate(self.outputs)
             if output.kind == "scores" and output.name not in self._known
-        )
+        ]
+        if not guessed:
+            return ""
+        taken = "; ".join(f"{output.name!r} is taken for scores of {count:,} classes" for output, count in guessed)
+        said = "values" if guessed[0][0] is self.outputs[0] else f"{guessed[0][0].name}=values"
+        return f"{taken}; if that is wrong, say what it is, as with --outputs {said} (outputs={said!r})"
 
     def fidelity(self, archive: Archive) -> Fidelity:
-        """How near the answers of ``archive`` are: those of the output that loses most, or of the one with labels."""
+        """How near the answers of ``archive`` are, as told of the output that loses most; with labels the first one
+        loses what it has less of them right."""
         answers = self._answers(archive, len(self.inputs))
-        judged = [place for place, output in enumerate(self.outputs) if self._is_judged(output)]
-        alike = {place: self._alike(place, answers) for place in judged}
-        place = min(alike, key=lambda place: alike[place])
-        drop, measure = 100 - alike[place], "agreement" if self.outputs[place].variance is None else "R squared"
-        if self.truth is not None:
-            right = [
-                100 * float((np.concatenate([self._classes(each[0]) for each in mine]) == self.truth).mean())
-                for mine in (self.answers, answers)
-            ]
-            drop, measure = right[0] - right[1], "top-1"
-        name = self.outputs[place].name if len(judged) > 1 else ""
-        return Fidelity(len(self), self._divergence(answers), alike[place], drop, measure, name)
+        told = [self._told(place, answers) for place in range(len(self.outputs))]
+        place = max(range(len(told)), key=lambda place: told[place][1])
+        alike, drop, measure = told[place]
+        name = self.outputs[place].name if len(told) > 1 else ""
+        return Fidelity(len(self), self._divergence(answers), alike, drop, measure, name)
 
-    def _alike(self, place: int, answers: list[list[NDArray[Any]]]) -> float:
-        """Percent, of one output."""
-        output = self.outputs[place]
-        each = [
-            agreement(output, ours[place], theirs[place]) for ours, theirs in zip(self.answers, answers, strict=True)
+    def _told(self, place: int, answers: list[list[NDArray[Any]]]) -> tuple[float, float, str]:
+        """Of one output the agreement in percent, the points lost, and what is counted."""
+        output, pairs = self.outputs[place], self._pairs(place, answers)
+        if output.variance is not None:
+            alike = 100 * (1 - self._unexplained(output, pairs))
+            return alike, 100 - alike, "R squared"
+        alike = 100 * float(np.concatenate([agreement(output, *pair) for pair in pairs]).mean())
+        if self.truth is None or place:
+            return alike, 100 - alike, "agreement"
+        right = [
+            100 * float((np.concatenate([self._classes(each) for each in mine]) == self.truth).mean())
+            for mine in zip(*pairs, strict=True)
         ]
-        return 100 * float(np.concatenate(each).mean())
+        return alike, right[0] - right[1], "top-1"
 
-    def _is_judged(self, output: Output) -> bool:
-        return self.truth is None or output is self.outputs[0]
+    def _pairs(self, place: int, answers: list[list[NDArray[Any]]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """The original's and other answers, of as many batches as there are."""
+        return [(ours[place], theirs[place]) for ours, theirs in zip(self.answers, answers, strict=False)]
+
+    def _unexplained(self, output: Output, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> float:
+        assert output.variance is not None
+        apart = Apart(output.axis)
+        for ours, theirs in pairs:
+            apart.add(output.leading(ours), output.leading(theirs))
+        return apart.over(output.variance)
 
     def __len__(self) -> int:
-        return sum(len(answers[0]) for answers in self.answers)
+        return sum(len(self.outputs[0].leading(answers[0])) for answers in self.answers)
 
     def _with_variance(self, place: int, output: Output) -> Output:
         if output.kind != "values" or self.answers[0][place].dtype.kind != "f":
             return output
-        variance = Variance()
+        variance = Variance(output.axis)
         for answers in self.answers:
-            variance.add(answers[place])
+            variance.add(output.leading(answers[place]))
         return replace(output, variance=variance.found)
 
     def _classes(self, answer: NDArray[Any]) -> NDArray[np.intp]:
-        return np.asarray(answer.argmax(self.outputs[0].axis).reshape(len(answer)))
+        found = self.outputs[0].leading(answer)
+        return np.asarray(found.argmax(self.outputs[0].axis).reshape(len(found)))
 
     def harm_alone(
         self,
@@ -110,7 +128,7 @@ class Reference:
         on_progress: Callable[[int], None],
         budget: Budget,
     ) -> dict[str, float]:
-        """For each code the divergence, in nats, that it causes in the original network when it is the only one.
+        """For each code the divergence that it causes in the original network when it is the only one.
 
         Of fewer, if the time is up.
         """
@@ -126,15 +144,15 @@ class Reference:
         return found
 
     def _divergence(self, answers: list[list[NDArray[Any]]]) -> float:
-        """The mean over examples of the sum over outputs."""
-        total = [
-            sum(
-                (divergence(*three) for three in zip(self.outputs, ours, theirs, strict=True)),
-                start=np.zeros(len(ours[0])),
-            )
-            for ours, theirs in zip(self.answers, answers, strict=False)
-        ]
-        return max(0.0, float(np.concatenate(total).mean()))
+        """The sum over outputs of the mean over examples."""
+        total = 0.0
+        for place, output in enumerate(self.outputs):
+            pairs = self._pairs(place, answers)
+            if output.variance is not None:
+                total += self._unexplained(output, pairs) / 2
+            elif pairs[0][0].dtype.kind == "f":
+                total += float(np.concatenate([divergence(output, *pair) for pair in pairs]).mean())
+        return max(0.0, total)
 
     def _answers(self, archive: Archive, count: int) -> list[list[NDArray[Any]]]:
         engine = Engine(archive.onnx())

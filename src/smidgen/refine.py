@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from smidgen.answers import pull_back
-from smidgen.measure import ACTIVITY, WIDE, Inputs, called, evaluating, scores
+from smidgen.measure import ACTIVITY, WIDE, Inputs, called, evaluating, number_of, scores
 from smidgen.network import Network
 from smidgen.run.outputs import Output
 from smidgen.uses import Use, watched
@@ -61,7 +61,8 @@ def targets(
         for batch in inputs:
             with watched(original, kept=True) as before:
                 found = called(original, batch)
-                pull_back(found, outputs or scores(found), generator)
+                kinds = outputs or scores(found)
+                pull_back(found, kinds, generator)
             wanted = _every_second(before, names)
             replayed = [use if use.name in wanted else replace(use, output=None) for use in before]
             with watched(squeezed, replayed=replayed) as after:
@@ -72,7 +73,7 @@ def targets(
                     if one.name in sums:
                         pair = tuple(a + b for a, b in zip(sums[one.name], pair, strict=True))  # type: ignore[assignment]
                     sums[one.name] = pair
-            done += len(found[0]) if found[0].ndim else 1
+            done += number_of(found, kinds)
             if on_progress:
                 on_progress(done)
     return {

@@ -181,7 +181,7 @@ def _show(output: Path, rows: list[Row], interrupted: bool, as_json: bool) -> No
         echo_json(told)
         return
     labelled = any(row.labelled for row in rows)
-    header = ("point", "bytes", "KL nats", "agreement %", "top-1 drop" if labelled else "drop", "front")
+    header = ("point", "bytes", "divergence", "alike %", "top-1 drop" if labelled else "drop", "front")
     echo_table(header, [_cells(row, row.name in best) for row in rows])
     for row in failed:
         click.echo(f"failed: {row.name}: {row.failed}")

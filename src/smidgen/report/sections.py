@@ -58,8 +58,11 @@ def _fidelity(facts: Facts) -> list[tuple[str, str]]:
     """How near the file is to the original: as it was measured for this report, else when it was made."""
     found, best = facts.get("comparison"), [point for point in facts.get("curve") or [] if point["best"]]
     if found and "outputs" in found:
-        output = found["outputs"][0]
-        return [(DIVERGENCE, small(output["divergence"])), _alike(output)]
+        outputs = found["outputs"]
+        worst = min(outputs, key=lambda output: output["agreement"])
+        what, figure = _alike(worst)
+        which = f" of {worst['output']}, which loses most" if len(outputs) > 1 else ""
+        return [(DIVERGENCE, small(sum(output["divergence"] for output in outputs))), (what + which, figure)]
     if found:
         file, original = found["file"], found["original"]
         figures = [(DIVERGENCE, small(file["kl"])), ("same answer as the original", f"{file['agreement']:.1f} %")]
@@ -75,7 +78,7 @@ def _fidelity(facts: Facts) -> list[tuple[str, str]]:
 
 
 def _alike(output: Facts) -> tuple[str, str]:
-    if output["kind"] == "values":
+    if output["cosine"] is not None:
         return "R squared", f"{output['agreement'] / 100:.4f}"
     return "same answer as the original", f"{output['agreement']:.1f} %"
 
@@ -254,7 +257,7 @@ def about_points(rows: Sequence[Facts]) -> Section:
         )
         parts.append(Chart(trade_off(dots, DIVERGENCE), caption))
     lost = "Top-1 lost" if any(r["labelled"] for r in rows) else "Points lost"
-    columns = [Column("File"), *(Column(t, "number") for t in ("Bytes", "Divergence", "Same answer", lost))]
+    columns = [Column("File"), *(Column(t, "number") for t in ("Bytes", "Divergence", "Alike", lost))]
     cells: list[list[str | float]] = []
     for r in rows:
         if r["failed"]:

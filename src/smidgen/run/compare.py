@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive
-from smidgen.errors import InputError
-from smidgen.examples import inputs_of
-from smidgen.run.kinds import outputs_of
+from smidgen.errors import InputError, ModelError
+from smidgen.examples import inputs_of, together, twice
+from smidgen.run.kinds import axes_of_examples, outputs_of
 from smidgen.run.outputs import Output, agreement, cosine, divergence
 from smidgen.run.session import Engine
 from smidgen.run.timing import interleaved
-from smidgen.run.variance import Variance
+from smidgen.run.variance import Apart, Variance
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Comparison", "answer_axes", "compare"]
 
 _TIMED, _ROUNDS = 8, 24
 
@@ -84,16 +84,18 @@ def compare(
     for done, batch in enumerate(batches, 1):
         answers = [engine(_named(batch, names)) for engine, names in zip(engines, inputs, strict=True)]
         if not outputs:
-            outputs = outputs_of(archives[0].onnx(), answers[0], bool(archives[0].labels), kind)
-            sums = [[_Sums() for _ in outputs] for _ in engines]
+            first = _named(batch, inputs[0])
+            axes = answer_axes(engines[0], archives[0], first, answers[0])
+            outputs = outputs_of(archives[0].onnx(), answers[0], bool(archives[0].labels), kind, axes)
+            sums = [[_Sums(output) for output in outputs] for _ in engines]
         for number, (row, mine) in enumerate(zip(sums, answers, strict=True), 1):
             if [a.shape for a in mine] != [a.shape for a in answers[0]]:
                 shapes = [[a.shape for a in some] for some in (mine, answers[0])]
                 raise InputError(
                     f"network {number} gives {shapes[0]} and the first {shapes[1]}; compare like with like"
                 )
-            for output, total, ours, theirs in zip(outputs, row, answers[0], mine, strict=True):
-                total.add(output, ours, theirs)
+            for total, ours, theirs in zip(row, answers[0], mine, strict=True):
+                total.add(ours, theirs)
         if len(kept) < _TIMED:
             kept.append(batch)
         if on_progress is not None:
@@ -105,10 +107,25 @@ def compare(
         for engine, names in zip(engines, inputs, strict=True)
     ]
     times = [float(median) for median in np.median(interleaved(runs, _ROUNDS), axis=0)]
-    return [
-        [total.found(output, times[place]) for output, total in zip(outputs, row, strict=True)]
-        for place, row in enumerate(sums)
-    ]
+    return [[total.found(times[place]) for total in row] for place, row in enumerate(sums)]
+
+
+def answer_axes(
+    engine: Engine, archive: Archive, batch: Mapping[str, NDArray[Any]], answers: Sequence[NDArray[Any]]
+) -> list[int | None]:
+    """The axis along which each output of a network has its answers, found by giving it a batch twice in one.
+
+    Args:
+        engine: the network, running.
+        archive: the same.
+        batch: what it was given.
+        answers: what it gave.
+    """
+    double = twice(batch, archive)
+    try:
+        return axes_of_examples(answers, engine(double) if double else None, together(archive))
+    except ModelError:  # it takes no other number of them, whatever it says
+        return axes_of_examples(answers, None, len(next(iter(batch.values()))))
 
 
 def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
@@ -119,20 +136,23 @@ def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[s
 class _Sums:
     """What adds up for one output of one network."""
 
-    def __init__(self) -> None:
+    def __init__(self, output: Output) -> None:
+        self.output = output
         self.examples = self.numbers = 0
-        self.divergence = self.agreement = self.error = self.square = self.largest = self.absolute = 0.0
-        self.variance: Variance | None = None
-        self.cosine = 0.0
+        self.values = False  # of floats
+        self.divergence = self.agreement = self.cosine = 0.0
+        self.error = self.square = self.largest = self.absolute = 0.0
+        self.variance, self.apart = Variance(output.axis), Apart(output.axis)
 
-    def add(self, output: Output, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
-        ours, theirs = (a if a.ndim else a[None] for a in (ours, theirs))
-        self.examples += len(ours)
-        p, q = ours.astype(np.float64), theirs.astype(np.float64)
-        if output.kind == "values" and ours.dtype.kind == "f":
-            self.variance = self.variance or Variance()
-            self.variance.add(p, q)
-            self.cosine += float(cosine(ours, theirs).sum())
+    def add(self, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
+        output = self.output
+        p, q = (output.leading(array).astype(np.float64) for array in (ours, theirs))
+        self.examples += len(p)
+        self.values = output.kind == "values" and ours.dtype.kind == "f"
+        if self.values:
+            self.variance.add(p)
+            self.apart.add(p, q)
+            self.cosine += float(cosine(p, q).sum())
         else:
             self.agreement += float(agreement(output, ours, theirs).sum())
             if ours.dtype.kind == "f":
@@ -144,15 +164,16 @@ class _Sums:
         self.absolute += float(difference.sum())
         self.largest = max(self.largest, float(difference.max(initial=0.0)))
 
-    def found(self, output: Output, milliseconds: float) -> Comparison:
+    def found(self, milliseconds: float) -> Comparison:
         n = max(1, self.examples)
         apart, alike, angle = max(0.0, self.divergence / n), self.agreement / n, None
-        if self.variance:
-            apart, alike, angle = self.variance.unexplained / 2, 1 - self.variance.unexplained, self.cosine / n
+        if self.values:
+            lost = self.apart.over(self.variance.found)
+            apart, alike, angle = lost / 2, 1 - lost, self.cosine / n
         relative = (self.error / self.square) ** 0.5 if self.square else float(self.error > 0)
         mean = self.absolute / max(1, self.numbers)
         return Comparison(
-            *(output.name, output.kind, self.examples, apart, 100 * alike, angle),
+            *(self.output.name, self.output.kind, self.examples, apart, 100 * alike, angle),
             *(relative, self.largest, mean, milliseconds),
         )
 

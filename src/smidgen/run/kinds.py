@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,16 @@ from smidgen.run.outputs import Output
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["KINDS", "kinds_in", "last_operator", "maker", "outputs_of"]
+__all__ = ["KINDS", "axes_of_examples", "kinds_in", "last_operator", "maker", "outputs_of"]
 
 KINDS = ("scores", "probabilities", "chances", "values")
 
 # Operators that pass on the numbers as they are: what is before them says what an output is.
 _RESHAPING = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose")
 _MOVING = (*_RESHAPING, "Gather", "Slice", "Split")
+QUANTITIES = 16
+"""So many numbers of an answer, at most, are quantities of their own, each with a unit; more are one thing together."""
+
 MOST_COORDINATES = 64
 """Of a place: four, or a distribution for each."""
 
@@ -31,7 +35,11 @@ Array = NDArray[Any]
 
 
 def outputs_of(
-    model: onnx.ModelProto, sample: Sequence[Array], labelled: bool = False, kind: str | None = None
+    model: onnx.ModelProto,
+    sample: Sequence[Array],
+    labelled: bool = False,
+    kind: str | None = None,
+    examples: Sequence[int | None] | None = None,
 ) -> list[Output]:
     """What each output of a network is, by its last operators and a sample of what it gives.
 
@@ -43,30 +51,21 @@ def outputs_of(
         sample: what it gives for some input, in the order of its outputs.
         labelled: whether the first output is known to be scores of classes.
         kind: what outputs are, if the user says so, as for ``kinds_in``.
+        examples: the axis along which each output has its answers (``axes_of_examples``); by default the first.
 
     Raises:
         InputError: no such kind or output, or a kind that does not fit.
     """
-    found = [
-        _detections(model, value.name, np.asarray(array))
-        or _output(value.name, last_operator(model, value.name), np.asarray(array))
-        for value, array in zip(model.graph.output, sample, strict=True)
+    values, axes = list(model.graph.output), examples or [0] * len(sample)
+    leading = [
+        Output("", "", examples=axis).leading(np.asarray(array)) for axis, array in zip(axes, sample, strict=True)
     ]
-    likely = [output.name for output in found if output.kind in ("probabilities", "chances")]
-    if likely:
-        # such a network leaves no other classes as scores: what is linear is a place, a size, an angle
-        own = {name for each in likely for name in _behind(model, each)}
-        found = [
-            replace(output, kind="values")
-            if output.kind == "scores" and not own & _behind(model, output.name)
-            else output
-            for output in found
-        ]
-    told = {} if kind is None else kinds_in(kind, [output.name for output in found])
-    for place, output in enumerate(found):
-        array = np.asarray(sample[place])
-        if output.name in told:
-            found[place] = _as_told(output.name, told[output.name], array)
+    told = {} if kind is None else kinds_in(kind, [value.name for value in values])
+    found = []
+    for place, (value, array) in enumerate(zip(values, leading, strict=True)):
+        output = _detections(model, value.name, array) or _output(value.name, last_operator(model, value.name), array)
+        if value.name in told:
+            output = _as_told(value.name, told[value.name], array)
         elif (
             place == 0
             and labelled
@@ -74,7 +73,54 @@ def outputs_of(
             and array.ndim > 1
             and array.shape[_class_axis(array)] > 1
         ):
-            found[0] = Output(output.name, "scores", _class_axis(array))
+            output = Output(value.name, "scores", _class_axis(array))
+        found.append(output)
+    alone = _what_is_linear_alone(model, found, {*told, *(value.name for value in values[:1] if labelled)})
+    return [
+        replace(
+            output,
+            examples=axis,
+            axis=_axis_of_quantities(value, axis, array) if output.kind == "values" else output.axis,
+        )
+        for output, value, axis, array in zip(alone, values, axes, leading, strict=True)
+    ]
+
+
+def _what_is_linear_alone(model: onnx.ModelProto, found: list[Output], known: set[str]) -> list[Output]:
+    """Outputs, those that are linear as values if there are probabilities beside them that are not made of them."""
+    likely = [output.name for output in found if output.kind in ("probabilities", "chances")]
+    if not likely:
+        return found
+    # such a network leaves no other classes as scores: what is linear is a place, a size, an angle
+    own = {name for each in likely for name in _behind(model, each)}
+    return [
+        replace(output, kind="values")
+        if output.kind == "scores" and output.name not in known and not own & _behind(model, output.name)
+        else output
+        for output in found
+    ]
+
+
+def axes_of_examples(one: Sequence[Array], two: Sequence[Array] | None = None, count: int = 1) -> list[int | None]:
+    """For each output the axis along which the answers to several inputs lie, None if there is none.
+
+    Args:
+        one: what a network gives for some inputs.
+        two: what it gives for all of these twice; None if it cannot take them so.
+        count: how many inputs these are, where they cannot be taken twice.
+
+    Example:
+        >>> axes_of_examples([np.zeros((3, 9)), np.zeros((1, 3, 5))], [np.zeros((6, 9)), np.zeros((1, 6, 5))])
+        [0, 1]
+        >>> axes_of_examples([np.zeros((1, 9)), np.zeros((2, 1, 5))])
+        [0, None]
+    """
+    if two is None:
+        return [0 if array.ndim and len(array) == count else None for array in one]
+    found: list[int | None] = []
+    for single, double in zip(one, two, strict=True):
+        grown = [k for k, (a, b) in enumerate(zip(single.shape, double.shape, strict=False)) if b == 2 * a != 0]
+        found.append(grown[0] if grown else None)
     return found
 
 
@@ -92,14 +138,19 @@ def kinds_in(text: str, outputs: Sequence[str] | None = None) -> dict[str, str]:
         >>> kinds_in("values", ["boxes", "classes"]), kinds_in("classes=scores,boxes=values")
         ({'boxes': 'values'}, {'classes': 'scores', 'boxes': 'values'})
     """
-    found = {}
-    for part in text.split(","):
-        name, _, kind = part.rpartition("=")
+    if "=" not in text:
+        text = f"{outputs[0] if outputs else ''}={text}"
+    found: dict[str, str] = {}
+    for part in re.split("|".join(f"(?<=={kind})," for kind in KINDS), text):
+        name, given, kind = part.rpartition("=")
         if kind not in KINDS:
             raise InputError(f"outputs: {kind!r} is none of {', '.join(KINDS)}")
-        name = name or (outputs[0] if outputs else "")
-        if outputs and name not in outputs:
-            raise InputError(f"outputs: the network gives no {name!r}; there are {', '.join(map(repr, outputs))}")
+        if not given or (outputs and name not in outputs):
+            which = f"the network gives no {name!r}" if given else f"of which one is {kind!r} said? say NAME={kind}"
+            there = f"; there are {', '.join(map(repr, outputs))}" if outputs else ""
+            raise InputError(f"outputs: {which}{there}")
+        if name in found:
+            raise InputError(f"outputs: {name!r} is said to be {found[name]} and {kind}")
         found[name] = kind
     return found
 
@@ -191,3 +242,17 @@ def _output(name: str, last: str, array: Array) -> Output:
 def _class_axis(array: Array) -> int:
     """The last axis, or the second of (n, classes, 1, 1)."""
     return 1 if array.ndim > 2 and array.size == array.shape[0] * array.shape[1] else array.ndim - 1
+
+
+def _axis_of_quantities(value: onnx.ValueInfoProto, examples: int | None, array: Array) -> int:
+    """Of what is values the axis along which there are a few numbers of different meaning, such as those of a short
+    vector or the channels of a picture: the shortest one that the graph does not leave free; 0 if there is none."""
+    sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+    if examples is None:
+        sizes = [1, *sizes]
+    elif len(sizes) > examples:
+        sizes[0], sizes[examples] = sizes[examples], sizes[0]
+    known = len(sizes) == array.ndim
+    axes = [k for k in range(1, array.ndim) if 0 < array.shape[k] <= QUANTITIES and (sizes[k] if known else True)]
+    # of as many the channels of a picture come first, the features of a sequence last
+    return min(axes, key=lambda k: (array.shape[k], k if array.ndim > 3 else -k), default=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,10 +33,12 @@ class Output:
         kind: "scores" of classes, before or after a log-softmax; "probabilities" of classes, which sum to 1; "chances",
             each of 0 to 1 on its own; "detections", for each of many places coordinates, and chances that something is
             there; "values", anything else: features, coordinates, states.
-        axis: of the classes; of what is told of each place.
+        axis: of the classes; of what is told of each place; of values that of quantities, such as the numbers of a
+            short vector or the channels of a picture, or 0 for none. Counted after what ``leading`` does.
         coordinates: of detections, the first place on that axis that is one, and the first after them that is not.
         variance: of values, what answers to different inputs differ by, for each quantity or for all together (see
             ``smidgen.run.variance``); None if that is not known: the mean square of each answer takes its place.
+        examples: the axis along which the answers to several inputs lie, as the graph has it; None if all are one.
     """
 
     name: str
@@ -44,6 +46,11 @@ class Output:
     axis: int = -1
     coordinates: tuple[int, int] = (0, 0)
     variance: tuple[float, ...] | None = None
+    examples: int | None = 0
+
+    def leading(self, array: Any) -> Any:
+        """An output of the graph, an array of NumPy or a tensor of PyTorch, with its answers along the first axis."""
+        return array[None] if self.examples is None else array.swapaxes(0, self.examples)
 
     def detections(self, array: Any) -> tuple[Any, Any]:
         """Coordinates and chances, an array of NumPy or a tensor of PyTorch for each: (n, what is told, places)."""
@@ -60,7 +67,7 @@ def log_probabilities(output: Output, array: Array) -> NDArray[np.float64]:
         >>> log_probabilities(Output("y", "scores", 1), np.zeros((1, 2), np.float32)).round(3)
         array([[[-0.693, -0.693]]])
     """
-    scores = np.moveaxis(array.astype(np.float64), output.axis, -1)
+    scores = np.moveaxis(output.leading(array).astype(np.float64), output.axis, -1)
     scores = scores.reshape(len(scores), -1, scores.shape[-1])
     if output.kind == "probabilities":
         scores = np.log(np.maximum(scores, np.finfo(np.float32).tiny))
@@ -79,12 +86,15 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
 
     Example:
         >>> one = np.array([[3.0, 4.0]], np.float32)
-        >>> divergence(Output("y", "values", variance=(10.0, 20.0)), one, np.array([[3.0, 2.0]], np.float32))
+        >>> divergence(Output("y", "values", 1, variance=(10.0, 20.0)), one, np.array([[3.0, 2.0]], np.float32))
         array([0.05])
     """
+    if reference.size == 0:
+        return np.zeros(len(output.leading(reference)))
     if output.kind in ("scores", "probabilities"):
         logs = [log_probabilities(output, array) for array in (reference, other)]
         return np.asarray(np.maximum((np.exp(logs[0]) * (logs[0] - logs[1])).sum(2).mean(1), 0))
+    reference, other = (output.leading(array) for array in (reference, other))
     if output.kind == "detections":
         (boxes, p), (found, q) = output.detections(reference), output.detections(other)
         nats, expected = _bernoulli(p, q).sum(1), p.astype(np.float64).sum((1, 2))
@@ -96,7 +106,8 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
         return np.asarray(_bernoulli(reference, other).mean(1))
     p, q = (array.astype(np.float64) for array in (reference, other))
     if output.variance is not None:
-        return over_variance((p - q) ** 2, output.variance) / 2
+        parts = over_variance((p - q) ** 2, np.array(output.variance), output.axis)
+        return np.asarray(parts.reshape(len(p), -1).mean(1) / 2)
     square, error = ((each**2).reshape(len(p), -1).mean(1) for each in (p, p - q))
     return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
 
@@ -114,6 +125,9 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
         >>> agreement(Output("y", "values", variance=(10.0,)), np.array([[3.0, 4.0]]), np.array([[3.0, 2.0]]))
         array([0.8])
     """
+    reference, other = (output.leading(array) for array in (reference, other))
+    if reference.size == 0:
+        return np.ones(len(reference))
     if output.kind in ("scores", "probabilities"):
         classes = [np.moveaxis(array, output.axis, -1) for array in (reference, other)]
         same = classes[0].argmax(-1) == classes[1].argmax(-1)
@@ -127,7 +141,7 @@ def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.floa
         return np.asarray((p == q).mean(1))
     if output.kind == "chances":
         return np.asarray(((p > 0.5) == (q > 0.5)).mean(1))
-    return 1 - 2 * divergence(output, reference, other)
+    return 1 - 2 * divergence(replace(output, examples=0), reference, other)
 
 
 def cosine(reference: Array, other: Array) -> NDArray[np.float64]:

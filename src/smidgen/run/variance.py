@@ -7,51 +7,57 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Variance", "axis_of_quantities", "over_variance"]
+__all__ = ["Apart", "Variance", "over_variance"]
 
-QUANTITIES = 64
-"""So many numbers of an answer, at most, are quantities of their own, each with a unit; more are one thing together."""
-SAME = 1e-10
-"""Of the mean square: a variance below this is that of rounding, and the answers are the same."""
+SAME = 1e-13
+"""Of a number's square: a variance below this is that of rounding to float32, and it is always the same."""
+
+Array = NDArray[np.float64]
 
 
 class Variance:
     """The variance of answers, added up batch by batch; memory does not grow with them.
 
     The mean answer has a number for each place of an answer; along an axis whose length is not the same for all
-    answers, as of sequences, it has one for all places. Along the axis of quantities each has a variance of its own.
+    answers, as of sequences, it has one for all places. Places along the axis of quantities have a variance of their
+    own.
+
+    Args:
+        axis: of quantities, see ``smidgen.run.outputs.Output``; 0 if there is none.
+
+    Source:
+        Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance", equation 2.1, so that nothing
+        cancels out, however far from zero answers are.
 
     Example:
-        >>> answers = Variance()
+        >>> answers = Variance(axis=1)
         >>> answers.add(np.array([[101.0, 7.0], [103.0, 9.0]]))
         >>> answers.found
         (2.0, 2.0)
     """
 
-    def __init__(self) -> None:
-        self._sum: NDArray[np.float64] | None = None
-        self._square = self._error = np.zeros(1)
-        self._count = self._numbers = self._examples = 0
+    def __init__(self, axis: int = 0) -> None:
+        self._axis = axis
+        self._count = 0
+        self._mean = self._apart = np.zeros(())
 
-    def add(self, answers: NDArray[Any], others: NDArray[Any] | None = None) -> None:
-        """Adds a batch: answers of shape (n, ...), with at least one axis, and those of another network."""
-        batch = answers.astype(np.float64)
-        total, count, square = batch.sum(0), len(batch), _by_quantity(np.square(batch)).sum(1)
-        error = np.zeros_like(square) if others is None else _by_quantity(np.square(batch - others)).mean(1) * count
-        self._numbers, self._examples = self._numbers + batch.size, self._examples + count
-        if self._sum is None:
-            self._sum, self._count, self._square, self._error = total, count, square, error
+    def add(self, answers: NDArray[Any]) -> None:
+        """Adds a batch: answers of shape (n, ...)."""
+        if not answers.size:
             return
-        for axis, (one, other) in enumerate(zip(self._sum.shape, total.shape, strict=True)):
-            if one != other:
-                if one != 1:
-                    self._sum, self._count = self._sum.sum(axis, keepdims=True), self._count * one
-                total, count = total.sum(axis, keepdims=True), count * other
-        if len(square) != len(self._square):  # what differs in number are no quantities
-            square, self._square = (each.sum(keepdims=True) for each in (square, self._square))
-            error, self._error = (each.mean(keepdims=True) for each in (error, self._error))
-        self._sum, self._count = self._sum + total, self._count + count
-        self._square, self._error = self._square + square, self._error + error
+        batch = answers.astype(np.float64)
+        count, mean = len(batch), batch.mean(0)
+        apart = np.square(batch - mean).sum(0)
+        if not self._count:
+            self._count, self._mean, self._apart = count, mean, apart
+            return
+        for axis in range(mean.ndim):
+            if self._mean.shape[axis] != mean.shape[axis]:
+                self._count, self._mean, self._apart = _joined(self._count, self._mean, self._apart, axis)
+                count, mean, apart = _joined(count, mean, apart, axis)
+        both, difference = self._count + count, mean - self._mean
+        self._apart = self._apart + apart + np.square(difference) * (self._count * count / both)
+        self._mean, self._count = self._mean + difference * (count / both), both
 
     @property
     def found(self) -> tuple[float, ...]:
@@ -60,42 +66,67 @@ class Variance:
 
         As if from all answers that there may be (Bessel's correction).
         """
-        if self._sum is None or not self._numbers:
-            return (1.0,)
-        square = self._square * len(self._square) / self._numbers
-        means = np.square(self._sum[None] / self._count)
-        mean = _by_quantity(means).mean(1) if len(square) > 1 else means.mean(keepdims=True).reshape(1)
-        apart = (square - mean) * self._count / max(1, self._count - 1)
-        found = np.where(square - mean > SAME * square, apart, square)
+        square = np.square(self._mean)
+        apart = np.where(self._apart > SAME * self._count * square, self._apart, 0.0) / max(1, self._count - 1)
+        found, instead = (_by_quantity(numbers, self._axis - 1).mean(1) for numbers in (apart, square))
+        found = np.where(found > 0, found, instead)
         return tuple(np.where(found > 0, found, found.mean() or 1.0).tolist())
 
-    @property
-    def unexplained(self) -> float:
-        """The part of the variance that the others do not tell: 1 less R squared, or less its mean over quantities."""
-        return float((self._error / self.found).mean()) / max(1, self._examples)
+
+def _joined(count: int, mean: Array, apart: Array, axis: int) -> tuple[int, Array, Array]:
+    """The same sums with one place for all along an axis."""
+    middle = mean.mean(axis, keepdims=True)
+    within = apart.sum(axis, keepdims=True) + count * np.square(mean - middle).sum(axis, keepdims=True)
+    return count * mean.shape[axis], middle, within
 
 
-def axis_of_quantities(shape: tuple[int, ...]) -> int | None:
-    """The axis of an output of shape (n, ...) along which there are numbers of different meaning: the second of a
-    vector or of pictures, the last of sequences; None if they are too many for that, or there is no such axis.
+def _by_quantity(numbers: Array, axis: int) -> Array:
+    """Shape (quantities, numbers of each); all are one along a negative axis."""
+    if axis < 0 or axis >= numbers.ndim:
+        return numbers.reshape(1, -1)
+    return np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
+
+
+class Apart:
+    """Squared errors of answers, added up batch by batch, to be told in parts of a variance.
+
+    Args:
+        axis: of quantities, as for ``Variance``.
 
     Example:
-        >>> axis_of_quantities((8, 4)), axis_of_quantities((8, 24, 3)), axis_of_quantities((8, 512))
-        (1, 2, None)
+        >>> apart = Apart(axis=1)
+        >>> apart.add(np.array([[101.0, 7.0], [103.0, 9.0]]), np.array([[102.0, 7.0], [103.0, 9.0]]))
+        >>> apart.over((2.0, 2.0))
+        0.125
     """
-    axis = 2 if len(shape) == 3 else 1
-    return axis if len(shape) > 1 and 0 < shape[axis] <= QUANTITIES else None
+
+    def __init__(self, axis: int = 0) -> None:
+        self._axis = axis
+        self._error = np.zeros(1)
+        self._count = 0
+
+    def add(self, answers: NDArray[Any], others: NDArray[Any]) -> None:
+        """Adds a batch: answers of two networks, of shape (n, ...)."""
+        if not answers.size:
+            return
+        error = np.square(answers.astype(np.float64) - others)
+        each = _by_quantity(error, self._axis if self._axis > 0 else -1).sum(1)
+        if self._count and len(each) != len(self._error):  # what differs in number are no quantities
+            self._error, each = (numbers.sum(keepdims=True) for numbers in (self._error, each))
+        self._error, self._count = self._error + each, self._count + error.size
+
+    def over(self, variance: tuple[float, ...]) -> float:
+        """The mean squared error in parts of the variance, of several quantities the mean: 1 less R squared."""
+        if not self._count:
+            return 0.0
+        if len(variance) == len(self._error):
+            return float((self._error / variance).sum()) / self._count
+        return float(self._error.sum() / np.mean(variance)) / self._count
 
 
-def over_variance(error: NDArray[np.float64], variance: tuple[float, ...]) -> NDArray[np.float64]:
-    """For each input the mean of squared errors (n, ...) in parts of the variance of each quantity: shape (n,)."""
-    axis = axis_of_quantities(error.shape)
-    if len(variance) == 1 or axis is None:
-        return np.asarray(error.reshape(len(error), -1).mean(1) / np.mean(variance))
-    return np.asarray((np.moveaxis(error, axis, -1) / variance).reshape(len(error), -1).mean(1))
-
-
-def _by_quantity(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shape (quantities, numbers of each)."""
-    axis = axis_of_quantities(numbers.shape)
-    return numbers.reshape(1, -1) if axis is None else np.moveaxis(numbers, axis, 0).reshape(numbers.shape[axis], -1)
+def over_variance(error: Any, variance: Any, axis: int) -> Any:
+    """Squared errors (n, ...) in parts of the variance of each quantity along an axis: arrays of NumPy or tensors of
+    PyTorch, the variance of the same kind and of one axis."""
+    if axis > 0 and len(variance) == error.shape[axis]:
+        return error / variance.reshape((-1,) + (1,) * (error.ndim - 1 - axis))
+    return error / variance.mean()

@@ -51,7 +51,7 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
             axes.plot(*_coordinates(found), marker, label=label)
     smallest = min([row.kl for row in judged if row.kl], default=1.0)
     axes.set_yscale("symlog", linthresh=smallest)  # logarithmic, but for files without loss
-    axes.set(xscale="log", xlabel="size of the file, KB", ylabel="KL divergence from the original, nats")
+    axes.set(xscale="log", xlabel="size of the file, KB", ylabel="divergence from the original")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -60,5 +60,5 @@ def _draw(axes: Any, rows: Sequence[Row]) -> None:
 
 
 def _coordinates(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Kilobytes and nats, of rows with a file."""
+    """Kilobytes and divergence, of rows with a file."""
     return [(row.bytes or 0) / 1000 for row in rows], [row.kl or 0.0 for row in rows]

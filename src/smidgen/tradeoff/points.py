@@ -12,6 +12,9 @@ from smidgen.plan import Plan
 
 __all__ = ["Result", "Row", "Target", "Work", "front"]
 
+MEASURE = "R squared"
+"""What values are judged by: rows of another measure are not comparable."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -85,7 +88,7 @@ class Work:
         """What must be equal. The folder's place does not matter, only what is in it."""
         key = asdict(self)
         del key["data"]
-        return key
+        return {**key, "measure of values": MEASURE}
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,11 @@ function curve(facts) {
   const best = points.find((point) => point.best);
   const label =
     `${points.length} files from ${counted(ends[0].bytes)} to ${counted(ends[1].bytes)} bytes; their divergence from ` +
-    `the original falls from ${ends[0].kl.toPrecision(2)} to ${ends[1].kl.toPrecision(2)} nats` +
+    `the original falls from ${ends[0].kl.toPrecision(2)} to ${ends[1].kl.toPrecision(2)}` +
     (best ? `; this file has ${best.kl.toPrecision(2)}` : "");
   return [
     element("h2", {}, "Size and fidelity"),
-    element("p", { class: "note" }, "Bytes of every file that was tried, and its divergence from the original in nats, both logarithmic. The large dot is this file; the line joins those that none of fewer bytes beats."),
+    element("p", { class: "note" }, "Bytes of every file that was tried, and its divergence from the original, both logarithmic. The large dot is this file; the line joins those that none of fewer bytes beats."),
     element("svg", { viewBox: "0 0 640 285", class: "chart", role: "img", "aria-label": label }, ...parts),
   ];
 }
