@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from sklearn.metrics import r2_score
 
 from smidgen.answers import divergence as divergence_in_torch
 from smidgen.answers import vote
-from smidgen.run.outputs import Output, agreement, divergence
+from smidgen.run.outputs import Output, divergence
+from smidgen.run.tally import Tally
 from smidgen.run.variance import Apart, Variance
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -71,7 +74,11 @@ def test_errors_are_those_of_sklearn_and_of_both_divergences(
         output = Output("y", "values", axis and axis + 1, variance=variance, examples=None)
     lost = apart.over(variance)
     np.testing.assert_allclose(2 * divergence(output, *raw).mean(), lost)
-    np.testing.assert_allclose(1 - agreement(output, *raw).mean(), lost)
+    for known in (output, replace(output, variance=None)):
+        tally = Tally(known)
+        tally.add(*raw)
+        if examples is not None:
+            np.testing.assert_allclose([2 * tally.divergence, 1 - tally.agreement], lost)
     np.testing.assert_allclose(2 * divergence_in_torch(output, *map(torch.from_numpy, raw)), lost)
     if len(shape) == 1:
         how = "uniform_average" if axis else "variance_weighted"
@@ -136,4 +143,6 @@ def test_answers_without_numbers_are_not_apart() -> None:
     assert (variance_of(none), apart.over((1.0,))) == ((1.0,), 0.0)
     for kind in ("values", "scores", "chances"):
         assert divergence(Output("y", kind, 1), none, none).tolist() == [0.0] * 4
-        assert agreement(Output("y", kind, 1), none, none).tolist() == [1.0] * 4
+        tally = Tally(Output("y", kind, 1))
+        tally.add(none, none)
+        assert (tally.agreement, tally.divergence) == (1.0, 0.0)

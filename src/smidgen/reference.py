@@ -16,9 +16,10 @@ from smidgen.code import Code
 from smidgen.examples import Examples, batches, by_shape
 from smidgen.run.compare import answer_axes
 from smidgen.run.kinds import kinds_in, outputs_of
-from smidgen.run.outputs import Output, agreement, divergence
+from smidgen.run.outputs import Output
 from smidgen.run.session import Engine
-from smidgen.run.variance import Apart, Variance
+from smidgen.run.tally import Tally
+from smidgen.run.variance import Variance
 
 __all__ = ["Reference"]
 
@@ -74,37 +75,35 @@ class Reference:
         """How near the answers of ``archive`` are, as told of the output that loses most; with labels the first one
         loses what it has less of them right."""
         answers = self._answers(archive, len(self.inputs))
-        told = [self._told(place, answers) for place in range(len(self.outputs))]
-        place = max(range(len(told)), key=lambda place: told[place][1])
-        alike, drop, measure = told[place]
-        name = self.outputs[place].name if len(told) > 1 else ""
-        return Fidelity(len(self), self._divergence(answers), alike, drop, measure, name)
+        tallies = self._tallies(answers)
+        lost = [100 - 100 * tally.agreement for tally in tallies]
+        if self.truth is not None:
+            lost[0] = self._right(self.answers) - self._right(answers)
+        place = max(range(len(lost)), key=lambda place: lost[place])
+        measure = "R squared" if tallies[place].is_values else "agreement"
+        return Fidelity(
+            pictures=len(self),
+            kl=sum(tally.divergence for tally in tallies),
+            agreement=100 * tallies[place].agreement,
+            drop=lost[place],
+            measure="top-1" if self.truth is not None and place == 0 else measure,
+            output=self.outputs[place].name if len(tallies) > 1 else "",
+        )
 
-    def _told(self, place: int, answers: list[list[NDArray[Any]]]) -> tuple[float, float, str]:
-        """Of one output the agreement in percent, the points lost, and what is counted."""
-        output, pairs = self.outputs[place], self._pairs(place, answers)
-        if output.variance is not None:
-            alike = 100 * (1 - self._unexplained(output, pairs))
-            return alike, 100 - alike, "R squared"
-        alike = 100 * float(np.concatenate([agreement(output, *pair) for pair in pairs]).mean())
-        if self.truth is None or place:
-            return alike, 100 - alike, "agreement"
-        right = [
-            100 * float((np.concatenate([self._classes(each) for each in mine]) == self.truth).mean())
-            for mine in zip(*pairs, strict=True)
-        ]
-        return alike, right[0] - right[1], "top-1"
+    def _right(self, answers: list[list[NDArray[Any]]]) -> float:
+        """Percent of the first output's answers that are the true class."""
+        output = self.outputs[0]
+        found = [output.leading(each[0]) for each in answers]
+        classes = [scores.argmax(output.axis).reshape(len(scores)) for scores in found]
+        return 100 * float((np.concatenate(classes) == self.truth).mean())
 
-    def _pairs(self, place: int, answers: list[list[NDArray[Any]]]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """The original's and other answers, of as many batches as there are."""
-        return [(ours[place], theirs[place]) for ours, theirs in zip(self.answers, answers, strict=False)]
-
-    def _unexplained(self, output: Output, pairs: list[tuple[NDArray[Any], NDArray[Any]]]) -> float:
-        assert output.variance is not None
-        apart = Apart(output.axis)
-        for ours, theirs in pairs:
-            apart.add(output.leading(ours), output.leading(theirs))
-        return apart.over(output.variance)
+    def _tallies(self, answers: list[list[NDArray[Any]]]) -> list[Tally]:
+        """Each output of the original beside other answers, of as many batches as there are."""
+        tallies = [Tally(output) for output in self.outputs]
+        for ours, theirs in zip(self.answers, answers, strict=False):
+            for tally, one, other in zip(tallies, ours, theirs, strict=True):
+                tally.add(one, other)
+        return tallies
 
     def __len__(self) -> int:
         return sum(len(self.outputs[0].leading(answers[0])) for answers in self.answers)
@@ -116,10 +115,6 @@ class Reference:
         for answers in self.answers:
             variance.add(output.leading(answers[place]))
         return replace(output, variance=variance.found)
-
-    def _classes(self, answer: NDArray[Any]) -> NDArray[np.intp]:
-        found = self.outputs[0].leading(answer)
-        return np.asarray(found.argmax(self.outputs[0].axis).reshape(len(found)))
 
     def harm_alone(
         self,
@@ -139,20 +134,9 @@ class Reference:
             if budget.over:
                 break
             alone = replace(original, tensors={**original.tensors, name: code})
-            found[name] = self._divergence(self._answers(alone, count))
+            found[name] = sum(tally.divergence for tally in self._tallies(self._answers(alone, count)))
             on_progress(number)
         return found
-
-    def _divergence(self, answers: list[list[NDArray[Any]]]) -> float:
-        """The sum over outputs of the mean over examples."""
-        total = 0.0
-        for place, output in enumerate(self.outputs):
-            pairs = self._pairs(place, answers)
-            if output.variance is not None:
-                total += self._unexplained(output, pairs) / 2
-            elif pairs[0][0].dtype.kind == "f":
-                total += float(np.concatenate([divergence(output, *pair) for pair in pairs]).mean())
-        return max(0.0, total)
 
     def _answers(self, archive: Archive, count: int) -> list[list[NDArray[Any]]]:
         engine = Engine(archive.onnx())

@@ -14,10 +14,10 @@ from smidgen.archive import Archive
 from smidgen.errors import InputError, ModelError
 from smidgen.examples import inputs_of, together, twice
 from smidgen.run.kinds import axes_of_examples, outputs_of
-from smidgen.run.outputs import Output, agreement, cosine, divergence
+from smidgen.run.outputs import Output
 from smidgen.run.session import Engine
+from smidgen.run.tally import Tally
 from smidgen.run.timing import interleaved
-from smidgen.run.variance import Apart, Variance
 
 __all__ = ["Comparison", "answer_axes", "compare"]
 
@@ -33,7 +33,7 @@ class Comparison:
         kind: what it is, see ``smidgen.run.outputs.Output``.
         examples: how many there were.
         divergence: mean, in nats for classes and chances; of values half the squared error in parts of their variance.
-        agreement: percent of equal answers; of values R squared, the percent of the variance that is told.
+        agreement: percent of equal answers, see ``smidgen.run.tally``; of values R squared in percent.
         cosine: of values, the mean cosine of the angle between answers; of others None.
         relative_error: root of the sum of squared errors over the sum of squares.
         largest_error: the largest absolute difference.
@@ -137,26 +137,13 @@ class _Sums:
     """What adds up for one output of one network."""
 
     def __init__(self, output: Output) -> None:
-        self.output = output
-        self.examples = self.numbers = 0
-        self.values = False  # of floats
-        self.divergence = self.agreement = self.cosine = 0.0
+        self.tally = Tally(output)
+        self.numbers = 0
         self.error = self.square = self.largest = self.absolute = 0.0
-        self.variance, self.apart = Variance(output.axis), Apart(output.axis)
 
     def add(self, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
-        output = self.output
-        p, q = (output.leading(array).astype(np.float64) for array in (ours, theirs))
-        self.examples += len(p)
-        self.values = output.kind == "values" and ours.dtype.kind == "f"
-        if self.values:
-            self.variance.add(p)
-            self.apart.add(p, q)
-            self.cosine += float(cosine(p, q).sum())
-        else:
-            self.agreement += float(agreement(output, ours, theirs).sum())
-            if ours.dtype.kind == "f":
-                self.divergence += float(divergence(output, ours, theirs).sum())
+        self.tally.add(ours, theirs)
+        p, q = (array.astype(np.float64) for array in (ours, theirs))
         difference = np.abs(p - q)
         self.numbers += p.size
         self.error += float((difference**2).sum())
@@ -165,16 +152,21 @@ class _Sums:
         self.largest = max(self.largest, float(difference.max(initial=0.0)))
 
     def found(self, milliseconds: float) -> Comparison:
-        n = max(1, self.examples)
-        apart, alike, angle = max(0.0, self.divergence / n), self.agreement / n, None
-        if self.values:
-            lost = self.apart.over(self.variance.found)
-            apart, alike, angle = lost / 2, 1 - lost, self.cosine / n
+        tally = self.tally
         relative = (self.error / self.square) ** 0.5 if self.square else float(self.error > 0)
         mean = self.absolute / max(1, self.numbers)
+        output, alike = tally.output, 100 * tally.agreement
         return Comparison(
-            *(self.output.name, self.output.kind, self.examples, apart, 100 * alike, angle),
-            *(relative, self.largest, mean, milliseconds),
+            output.name,
+            output.kind,
+            tally.examples,
+            tally.divergence,
+            alike,
+            tally.cosine,
+            relative,
+            self.largest,
+            mean,
+            milliseconds,
         )
 
 

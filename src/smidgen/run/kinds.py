@@ -61,28 +61,25 @@ def outputs_of(
         Output("", "", examples=axis).leading(np.asarray(array)) for axis, array in zip(axes, sample, strict=True)
     ]
     told = {} if kind is None else kinds_in(kind, [value.name for value in values])
-    found = []
-    for place, (value, array) in enumerate(zip(values, leading, strict=True)):
-        output = _detections(model, value.name, array) or _output(value.name, last_operator(model, value.name), array)
+    found, known = [], {*told, *(value.name for value in values[:1] if labelled)}
+    for value, array, axis in zip(values, leading, axes, strict=True):
         if value.name in told:
             output = _as_told(value.name, told[value.name], array)
-        elif (
-            place == 0
-            and labelled
-            and output.kind == "values"
-            and array.ndim > 1
-            and array.shape[_class_axis(array)] > 1
-        ):
+        else:
+            output = _detections(model, value.name, array) or _output(
+                value.name, last_operator(model, value.name), array
+            )
+        classes = array.ndim > 1 and array.shape[_class_axis(array)] > 1
+        if output.kind == "values" and labelled and value is values[0] and classes:
             output = Output(value.name, "scores", _class_axis(array))
-        found.append(output)
-    alone = _what_is_linear_alone(model, found, {*told, *(value.name for value in values[:1] if labelled)})
+        elif output.kind == "scores" and axis and value.name not in known:
+            output = replace(output, kind="values")  # a state: answers lie along the first axis
+        found.append(replace(output, examples=axis))
     return [
-        replace(
-            output,
-            examples=axis,
-            axis=_axis_of_quantities(value, axis, array) if output.kind == "values" else output.axis,
+        replace(output, axis=_axis_of_quantities(value, axis, array)) if output.kind == "values" else output
+        for output, value, axis, array in zip(
+            _what_is_linear_alone(model, found, known), values, axes, leading, strict=True
         )
-        for output, value, axis, array in zip(alone, values, axes, leading, strict=True)
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +13,10 @@ from smidgen.run.variance import over_variance
 if TYPE_CHECKING:
     pass
 
-__all__ = ["Output", "agreement", "cosine", "divergence", "log_probabilities"]
+__all__ = ["Output", "divergence", "log_probabilities"]
 
 COORDINATES = 100.0
 """Of detections: how much a relative squared error of coordinates counts. One percent is 0.005 nats for each thing."""
-
-DETECTED = 0.25
-"""A chance from which on a thing counts as found, as usual where what overlaps is then dropped."""
 
 Array = NDArray[Any]
 
@@ -110,50 +107,6 @@ def divergence(output: Output, reference: Array, other: Array) -> NDArray[np.flo
         return np.asarray(parts.reshape(len(p), -1).mean(1) / 2)
     square, error = ((each**2).reshape(len(p), -1).mean(1) for each in (p, p - q))
     return np.asarray(error / 2 / np.where(square > 0, square, 1.0))
-
-
-def agreement(output: Output, reference: Array, other: Array) -> NDArray[np.float64]:
-    """How alike answers are, for each input, 1 for the same: shape (n,).
-
-    For classes the part of positions whose likeliest class is the same, for chances the part that lies on the same side
-    of one half, for detections the part of what one of both finds that both do, for whole numbers the part that is
-    equal. For values 1 less the mean squared error in parts of the variance: over all inputs that is R squared, of
-    several quantities their mean: the part of what answers differ by that the others tell, too, and below 0 if a guess
-    of the mean would be nearer.
-
-    Example:
-        >>> agreement(Output("y", "values", variance=(10.0,)), np.array([[3.0, 4.0]]), np.array([[3.0, 2.0]]))
-        array([0.8])
-    """
-    reference, other = (output.leading(array) for array in (reference, other))
-    if reference.size == 0:
-        return np.ones(len(reference))
-    if output.kind in ("scores", "probabilities"):
-        classes = [np.moveaxis(array, output.axis, -1) for array in (reference, other)]
-        same = classes[0].argmax(-1) == classes[1].argmax(-1)
-        return np.asarray(same.reshape(len(same), -1).mean(1))
-    if output.kind == "detections":
-        here, there = (output.detections(array)[1] > DETECTED for array in (reference, other))
-        either = (here | there).sum((1, 2))
-        return np.asarray(np.where(either > 0, (here & there).sum((1, 2)) / np.maximum(either, 1), 1.0))
-    p, q = (array.reshape(len(array), -1) for array in (reference, other))
-    if p.dtype.kind != "f":
-        return np.asarray((p == q).mean(1))
-    if output.kind == "chances":
-        return np.asarray(((p > 0.5) == (q > 0.5)).mean(1))
-    return 1 - 2 * divergence(replace(output, examples=0), reference, other)
-
-
-def cosine(reference: Array, other: Array) -> NDArray[np.float64]:
-    """The cosine of the angle between answers, for each input: shape (n,).
-
-    Example:
-        >>> cosine(np.array([[1.0, 0.0]]), np.array([[2.0, 0.0]]))
-        array([1.])
-    """
-    p, q = (array.reshape(len(array), -1).astype(np.float64) for array in (reference, other))
-    length = np.sqrt((p**2).sum(1) * (q**2).sum(1))
-    return np.asarray(np.where(length > 0, (p * q).sum(1) / np.where(length > 0, length, 1), (p == q).all(1)))
 
 
 def _bernoulli(reference: Array, other: Array) -> NDArray[np.float64]:
