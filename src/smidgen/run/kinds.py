@@ -66,9 +66,8 @@ def outputs_of(
         if value.name in told:
             output = _as_told(value.name, told[value.name], array)
         else:
-            output = _detections(model, value.name, array) or _output(
-                value.name, last_operator(model, value.name), array
-            )
+            last, fixed = last_operator(model, value.name), _fixed_axes(value, axis, array)
+            output = _detections(model, value.name, array) or _output(value.name, last, array, fixed)
         classes = array.ndim > 1 and array.shape[_class_axis(array)] > 1
         if output.kind == "values" and labelled and value is values[0] and classes:
             output = Output(value.name, "scores", _class_axis(array))
@@ -219,7 +218,7 @@ def _beside_sigmoids(model: onnx.ModelProto, name: str) -> bool:
     return beside(name)
 
 
-def _output(name: str, last: str, array: Array) -> Output:
+def _output(name: str, last: str, array: Array, fixed: list[int]) -> Output:
     if array.dtype.kind != "f" or array.ndim < 1 or array.size == 0:
         return Output(name, "values")
     axis = _class_axis(array)
@@ -229,7 +228,8 @@ def _output(name: str, last: str, array: Array) -> Output:
             return Output(name, "probabilities", axis)
         if last == "Softmax" and bool(np.allclose(array.sum(1), 1, atol=1e-3)):
             return Output(name, "probabilities", 1)
-        if last == "LogSoftmax" or (last in _SCORING and array.size == array.shape[0] * array.shape[axis]):
+        single = array.size == len(array) * array.shape[axis] and all(k in (0, axis, *fixed) for k in range(array.ndim))
+        if last == "LogSoftmax" or (last in _SCORING and single):
             return Output(name, "scores", axis)
     if last in ("Sigmoid", "HardSigmoid"):
         return Output(name, "chances")
@@ -244,12 +244,16 @@ def _class_axis(array: Array) -> int:
 def _axis_of_quantities(value: onnx.ValueInfoProto, examples: int | None, array: Array) -> int:
     """Of what is values the axis along which there are a few numbers of different meaning, such as those of a short
     vector or the channels of a picture: the shortest one that the graph does not leave free; 0 if there is none."""
+    axes = [k for k in _fixed_axes(value, examples, array) if 0 < array.shape[k] <= QUANTITIES]
+    # of as many the channels of a picture come first, the features of a sequence last
+    return min(axes, key=lambda k: (array.shape[k], k if array.ndim > 3 else -k), default=0)
+
+
+def _fixed_axes(value: onnx.ValueInfoProto, examples: int | None, array: Array) -> list[int]:
+    """The axes, but for that of examples, whose size the graph fixes; all if it says nothing of them."""
     sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim]
     if examples is None:
         sizes = [1, *sizes]
     elif len(sizes) > examples:
         sizes[0], sizes[examples] = sizes[examples], sizes[0]
-    known = len(sizes) == array.ndim
-    axes = [k for k in range(1, array.ndim) if 0 < array.shape[k] <= QUANTITIES and (sizes[k] if known else True)]
-    # of as many the channels of a picture come first, the features of a sequence last
-    return min(axes, key=lambda k: (array.shape[k], k if array.ndim > 3 else -k), default=0)
+    return [k for k in range(1, array.ndim) if len(sizes) != array.ndim or sizes[k]]

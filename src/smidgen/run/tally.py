@@ -63,10 +63,10 @@ class Tally:
 
     def _add_answers(self, ours: Array, theirs: Array) -> None:
         """Numbers of classes, shape (n, places)."""
-        if ours.shape[1] > 1 and self.output.kind != "values":
-            self._places.add(ours.reshape(-1), theirs.reshape(-1))
-        else:
+        if self.output.kind == "values":
             self._agreement += float((ours == theirs).mean(1).sum())
+        else:
+            self._places.add(ours, theirs)
 
     @property
     def divergence(self) -> float:
@@ -103,13 +103,17 @@ class Tally:
 
 
 class _Places:
-    """How often each of many answers was given, and by both."""
+    """How often each answer was given, and by both."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._several = False
         self._ours = self._same = np.zeros(0, np.int64)
 
     def add(self, ours: NDArray[np.intp], theirs: NDArray[np.intp]) -> None:
+        """Adds answers of shape (n, places)."""
+        self._several |= ours.shape[1] > 1
+        ours, theirs = ours.reshape(-1), theirs.reshape(-1)
         self.count += len(ours)
         most = max(int(ours.max()) + 1, len(self._ours))
         self._ours, self._same = (
@@ -119,9 +123,9 @@ class _Places:
 
     @property
     def agreement(self) -> float:
-        most = int(self._ours.argmax())
-        left = self.count - int(self._same[most])
-        return (int(self._same.sum()) - int(self._same[most])) / left if left else 1.0
+        background = int(self._same[self._ours.argmax()]) if self._several else 0
+        left = self.count - background
+        return (int(self._same.sum()) - background) / left if left else 1.0
 
 
 def _answers(output: Output, array: Array) -> Array:
