@@ -175,6 +175,18 @@ CASES: list[tuple[Any, ...]] = [
         [IMAGE, None, np.array([1, 1, 0.6, 3], np.float32)],
         {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"},
     ),
+    ("Resize", [IMAGE, None, np.array([1, 1, 2, 3], np.float32)], {"mode": "cubic"}),
+    ("Resize", [IMAGE, None, np.array([1, 1, 0.6, 1.5], np.float32)], {"mode": "cubic", "cubic_coeff_a": -0.5}),
+    (
+        "Resize",
+        [IMAGE, None, None, whole(2, 4, 9, 9)],
+        {"mode": "cubic", "coordinate_transformation_mode": "align_corners"},
+    ),
+    (
+        "Resize",
+        [IMAGE, None, np.array([1, 1, 2, 2], np.float32)],
+        {"mode": "cubic", "exclude_outside": 1, "coordinate_transformation_mode": "asymmetric"},
+    ),
     ("Upsample", [IMAGE, np.array([1, 1, 2, 2], np.float32)], {}, 9),
     ("QuantizeLinear", [floats(3, 4), np.float32(0.1), np.uint8(128)], {}),
     ("QuantizeLinear", [floats(3, 4), positive(4), np.zeros(4, np.int8)], {"axis": 1}),

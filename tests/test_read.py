@@ -78,7 +78,7 @@ def test_the_pretrained_network_comes_with_all_that_it_needs() -> None:
     random = torch.get_rng_state()
     model = read_model("squeezenet1_1")
     assert torch.equal(torch.get_rng_state(), random)
-    assert inputs_of(model) == [Input("image", np.dtype(np.float32), (None, 3, 227, 227))]
+    assert inputs_of(model) == [Input("image", np.dtype(np.float32), (None, 3, 227, 227), True)]
     assert model.preprocessing == SQUEEZENET1_1_PREPROCESSING
     assert model.metadata == {"zoo": {"name": "squeezenet1_1"}}
     assert len(model.labels) == 1000

@@ -49,11 +49,13 @@ LOOKED_AT = 20
 
 
 class Input(NamedTuple):
-    """One input of a network: its name, its type, and its sizes, None where they are free."""
+    """One input of a network: its name, its type, its sizes, None where they are free, and whether examples lie along
+    the first axis, as far as the graph tells."""
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int | None, ...]
+    batched: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,7 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
     """What a module that does not say what it takes may be traced with: the first example of ``.npz`` files, and the
     first of other shapes, if there is one; nothing where ``path`` has no such files.
 
-    Arrays of one length hold an example in each row; others are the inputs of one call.
+    Arrays of one length in a single file hold an example in each row; others are the inputs of one call.
 
     Args:
         path: a file or a folder.
@@ -141,7 +143,9 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
     """
     if not path.exists():
         raise InputError(f"{path}: no such {'file' if path.suffix else 'folder'}")
-    return _unlike(first_of(_named(_arrays(file), needed, known)) for file in _array_files(path))
+    files = _array_files(path)
+    first = first_of if path.suffix == ".npz" else whole
+    return _unlike(first(_named(_arrays(file), needed, known)) for file in files)
 
 
 def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
@@ -187,12 +191,13 @@ def first_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         {'x': (1, 5), 'rate': ()}
     """
     alike = len({len(array) for array in arrays.values() if array.ndim}) == 1
-    return {
-        name: (array[:1] if alike and array.ndim else array).astype(
-            np.float32 if array.dtype == np.float64 else array.dtype
-        )
-        for name, array in arrays.items()
-    }
+    return whole({name: array[:1] if alike and array.ndim else array for name, array in arrays.items()})
+
+
+def whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """All of a batch, in float32 what is in float64."""
+    kinds = {name: np.float32 if array.dtype == np.float64 else array.dtype for name, array in arrays.items()}
+    return {name: array.astype(kinds[name]) for name, array in arrays.items()}
 
 
 def iterable(data: Any) -> Iterable[Any]:
@@ -306,7 +311,10 @@ def inputs_of(archive: Archive) -> list[Input]:
         if not value.type.HasField("tensor_type"):
             raise ModelError(f"input {value.name!r} of the network is no tensor")
         sizes = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
-        found.append(Input(value.name, np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), sizes))
+        # an axis that has the name of its place is free in what smidgen traced, though no examples lie along it
+        batched = bool(sizes) and sizes[0] is None and kind.shape.dim[0].dim_param != f"{value.name}_0"
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        found.append(Input(value.name, dtype, sizes, batched))
     if not found:
         raise ModelError("the file holds only weights and no network, so nothing can be run or measured; use a plan")
     return found
@@ -384,7 +392,7 @@ def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
 
 def _batched(inputs: Sequence[Input]) -> bool:
     """Whether every input has examples along its first axis, as far as the graph tells."""
-    return all(given.shape and given.shape[0] is None for given in inputs)
+    return all(given.batched for given in inputs)
 
 
 def _alike(one: Item, other: Item) -> bool:
@@ -438,7 +446,7 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
     if len(inputs) == len(arrays) == 1:  # whatever it is called
         arrays = {inputs[0].name: next(iter(arrays.values()))}
     found = {}
-    for name, dtype, shape in inputs:
+    for name, dtype, shape, _ in inputs:
         if name not in arrays:
             raise InputError(f"{where}: input {name!r} of the network is missing; there are {', '.join(arrays)}")
         array = arrays[name]
@@ -453,7 +461,7 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
 def _singles(batch: dict[str, NDArray[Any]], archive: Archive) -> list[Item]:
     """A batch in single examples, if the network takes these along its first axes."""
     inputs = inputs_of(archive)
-    counts = {len(batch[name]) for name, _, shape in inputs if shape}
+    counts = {len(batch[name]) for name, _, shape, _ in inputs if shape}
     if not _batched(inputs) or len(counts) != 1:
         return [batch]
     return [{name: array[row : row + 1] for name, array in batch.items()} for row in range(counts.pop())]

@@ -8,6 +8,7 @@ import io
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -173,13 +174,34 @@ def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> l
 
 
 def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
-    """The graph with a free number of examples, if it then answers two at once as the module does."""
-    twice = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in examples[0].items()}
-    if _answers(module, twice) is not None:
+    """The graph with a free number of examples, if these lie along the first axes, and it answers two at once as the
+    module does."""
+    first = examples[0]
+    twice = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in first.items()}
+    other = {name: tensor.flip(-1) if tensor.ndim > 1 else tensor for name, tensor in first.items()}
+    both = {name: torch.cat([tensor, other[name]]) if tensor.ndim else tensor for name, tensor in first.items()}
+    if _answers_each(module, [first, first], twice) and _answers_each(module, [first, other], both, True):
         proto = _export(module, examples, batched=True)
         if _difference(module, _engine(proto), twice) is None:
             return proto
     return _export(module, examples, batched=False)
+
+
+def _answers_each(
+    module: nn.Module, parts: list[dict[str, torch.Tensor]], joined: dict[str, torch.Tensor], unsure: bool = False
+) -> bool:
+    """Whether what is joined along the first axes is answered as each part alone: steps of a sequence are not. What is
+    said where the module does not take all of this is ``unsure``."""
+    one, other, same, together = (_answers(module, inputs) for inputs in (*parts, parts[0], joined))
+    if one is None or other is None or same is None or together is None:
+        return unsure
+    for first, second, again, two in zip(one, other, same, together, strict=True):
+        grown = [axis for axis, (a, b) in enumerate(zip(first.shape, two.shape, strict=False)) if a != b]
+        if len(grown) != 1 or two.shape[grown[0]] != 2 * first.shape[grown[0]] or _apart(first, again):
+            continue  # nothing is known: it sums up, pairs everything with everything, or draws numbers
+        if any(_apart(*pair) for pair in zip((first, second), two.chunk(2, grown[0]), strict=True)):
+            return False
+    return True
 
 
 def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
@@ -264,6 +286,23 @@ def _apart(one: torch.Tensor, two: torch.Tensor, room: float = 0.0) -> str | Non
     return None if same else "other numbers"
 
 
+@contextmanager
+def _unflatten_as_reshape() -> Iterator[None]:
+    """The exporter takes the sizes of what ``unflatten`` gives for those of the example, and with it of all keys and
+    values in PyTorch's own attention."""
+    before = torch.Tensor.unflatten
+
+    def unflatten(x: torch.Tensor, dim: int, sizes: Sequence[int]) -> torch.Tensor:
+        dim = dim % x.ndim
+        return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+    torch.Tensor.unflatten = unflatten  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.Tensor.unflatten = before  # type: ignore[method-assign]
+
+
 def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched: bool) -> Any:
     """The graph as the exporter gives it, its initializers under their names in the state dict."""
     buffer, names, first = io.BytesIO(), list(examples[0]), list(examples[0].values())
@@ -279,21 +318,22 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
         }
         for name, tensor in zip(names, first, strict=True)
     }
-    torch.onnx.export(
-        flat,
-        tuple(first),
-        buffer,  # type: ignore[arg-type]  # the old exporter writes to any buffer; its annotation does not say so
-        input_names=names,
-        output_names=outputs,
-        dynamic_axes={**free, **({name: {0: "batch"} for name in outputs} if batched else {})},
-        opset_version=_OPSET,
-        dynamo=False,
-        # These three keep weights what they are in the state dict: no batch normalization multiplied into
-        # convolutions, nothing computed from weights ahead, and equal biases (all zeros) are not made one.
-        training=TrainingMode.PRESERVE,
-        do_constant_folding=False,
-        keep_initializers_as_inputs=True,
-    )
+    with _unflatten_as_reshape():
+        torch.onnx.export(
+            flat,
+            tuple(first),
+            buffer,  # type: ignore[arg-type]  # the old exporter writes to any buffer; its annotation does not say so
+            input_names=names,
+            output_names=outputs,
+            dynamic_axes={**free, **({name: {0: "batch"} for name in outputs} if batched else {})},
+            opset_version=_OPSET,
+            dynamo=False,
+            # These three keep weights what they are in the state dict: no batch normalization multiplied into
+            # convolutions, nothing computed from weights ahead, and equal biases (all zeros) are not made one.
+            training=TrainingMode.PRESERVE,
+            do_constant_folding=False,
+            keep_initializers_as_inputs=True,
+        )
     proto = onnx.load_from_string(buffer.getvalue())
     prefix = "module."
     _rename_(proto.graph, lambda name: name.removeprefix(prefix) if name.startswith(prefix) else name)

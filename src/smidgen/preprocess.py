@@ -64,7 +64,7 @@ def size_in(text: str | None) -> tuple[int, int] | None:
 def _size(archive: Archive, given: tuple[int, int] | None) -> tuple[int, int]:
     inputs = inputs_of(archive)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] not in (None, 3):
-        shapes = "; ".join(f"{name} {shape}" for name, _, shape in inputs)
+        shapes = "; ".join(f"{name} {shape}" for name, _, shape, _ in inputs)
         raise ModelError(f"the network does not take pictures (n, 3, height, width), but {shapes}; give inputs as .npz")
     wanted = inputs[0].shape[2:]
     sides = given or tuple(side or DEFAULT_SIDE for side in wanted)

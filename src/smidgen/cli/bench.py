@@ -142,7 +142,7 @@ def _input(archive: Archive, items: list[Item]) -> NDArray[Any]:
     inputs = inputs_of(archive)
     if len(inputs) != 1:
         raise ModelError(f"networks of one input can be compared, not of {len(inputs)}")
-    ((name, dtype, sizes),) = inputs
+    ((name, dtype, sizes, _),) = inputs
     if items:
         return next(batches(items, archive, 1))[name]
     known = Program.from_bytes(archive.program).tensors[0] if archive.program else archive.preprocessing

@@ -31,26 +31,54 @@ def _resize(call: Call) -> Tensor:
             raise ModelError("Resize without scales and sizes")
         factors = [float(scale) for scale in scales.tolist()]
         wanted = [math.floor(size * factor) for size, factor in zip(x.shape, factors, strict=True)]
-    if call.attributes.get("axes") or transform == "tf_crop_and_resize" or mode == "cubic":
+    if call.attributes.get("axes") or transform == "tf_crop_and_resize":
         raise ModelError(f"Resize with mode {mode}, {transform} or axes is not known")
     for axis, (want, factor) in enumerate(zip(wanted, factors, strict=True)):
         if want != x.shape[axis] or factor != 1:
             rounding = text(call.attributes.get("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor"))
-            x = _resize_axis(x, axis, want, factor, (mode, transform, rounding))
+            if mode == "cubic":
+                x = _cubic(x, axis, _source(x.shape[axis], want, factor, transform), call)
+            else:
+                x = _resize_axis(x, axis, want, factor, (mode, transform, rounding))
     return x
+
+
+def _cubic(x: Tensor, axis: int, source: Tensor, call: Call) -> Tensor:
+    """Four neighbours each, weighted by Keys' kernel (1981, equation 15), as ONNX has it."""
+    a = float(call.attributes.get("cubic_coeff_a", -0.75))
+    size, low = x.shape[axis], source.floor()
+    found, whole = torch.zeros(()), torch.zeros(len(source), dtype=torch.float64)
+    weighted = []
+    for step in range(-1, 3):
+        distance, place = (source - low - step).abs(), low + step
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
+        far = a * (((distance - 5) * distance + 8) * distance - 4)
+        weight = torch.where(distance <= 1, near, far)
+        if call.attributes.get("exclude_outside"):
+            weight = torch.where((place >= 0) & (place < size), weight, 0.0)
+        whole = whole + weight
+        weighted.append((place.clamp(0, size - 1).long(), weight))
+    for place, weight in weighted:
+        part = (weight / whole).to(x.dtype).reshape((-1,) + (1,) * (x.ndim - 1 - axis))
+        found = found + x.index_select(axis, place) * part
+    return found
+
+
+def _source(size: int, want: int, factor: float, transform: str) -> Tensor:
+    """Where each of ``want`` places lies among ``size``."""
+    place = torch.arange(want, dtype=torch.float64)
+    if transform == "asymmetric":
+        return place / factor
+    if transform == "align_corners":
+        return place * (size - 1) / max(1, want - 1)
+    if transform == "pytorch_half_pixel" and want == 1:
+        return torch.zeros(1, dtype=torch.float64)
+    return (place + 0.5) / factor - 0.5
 
 
 def _resize_axis(x: Tensor, axis: int, want: int, factor: float, how: tuple[str, str, str]) -> Tensor:
     mode, transform, rounding = how
-    size, place = x.shape[axis], torch.arange(want, dtype=torch.float64)
-    if transform == "asymmetric":
-        source = place / factor
-    elif transform == "align_corners":
-        source = place * (size - 1) / max(1, want - 1)
-    elif transform == "pytorch_half_pixel" and want == 1:
-        source = torch.zeros(1, dtype=torch.float64)
-    else:
-        source = (place + 0.5) / factor - 0.5
+    size, source = x.shape[axis], _source(x.shape[axis], want, factor, transform)
     if mode == "nearest":
         round_: dict[str, Callable[[Tensor], Tensor]] = {
             "floor": torch.floor,

@@ -1,0 +1,159 @@
+"""Networks of sequences: of any length, along any axis, with or without an axis of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor, nn
+
+import smidgen
+from smidgen.archive import Archive
+from smidgen.cli import cli
+from smidgen.read import from_module
+from smidgen.run.session import Engine
+
+
+def layer(**how: bool) -> nn.TransformerEncoderLayer:
+    return nn.TransformerEncoderLayer(16, 4, 32, dropout=0.1, **how)
+
+
+class Padded(nn.Module):
+    """Classes of sequences of tokens, which are padded with zeros to a common length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(30, 16, padding_idx=0), nn.Linear(16, 5)
+        self.layers = nn.TransformerEncoder(layer(batch_first=True), 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        seen = (ids != 0).unsqueeze(-1).float()
+        y = self.layers(self.words(ids), src_key_padding_mask=ids == 0)
+        return self.last((y * seen).sum(1) / seen.sum(1).clamp(min=1))
+
+
+class Decoded(nn.Module):
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.layers = nn.TransformerDecoder(nn.TransformerDecoderLayer(16, 2, 32, batch_first=first), 1)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        return self.layers(x, memory)
+
+
+class Causal(nn.Module):
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.layers, self.axis = (
+            nn.TransformerEncoder(layer(batch_first=first), 1, enable_nested_tensor=False),
+            int(first),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[self.axis])
+        return self.layers(x, mask=mask, is_causal=True)
+
+
+class Weighted(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y, weights = self.attention(x, x, x)
+        return {"y": y, "weights": weights}
+
+
+def free_axes(archive: Archive) -> list[list[str | int]]:
+    inputs = archive.onnx().graph.input
+    return [[d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim] for value in inputs]
+
+
+def floats(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randint(1, 30, shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize(
+    ("build", "shapes", "fresh", "free", "make"),
+    [
+        (Padded, [[(1, 5)], [(1, 8)]], [(3, 11)], [["batch", "ids_1"]], tokens),
+        (
+            lambda: Decoded(first=True),
+            [[(1, 5, 16), (1, 7, 16)], [(1, 6, 16), (1, 9, 16)]],
+            [(3, 2, 16), (3, 4, 16)],
+            [["batch", "x_1", 16], ["batch", "memory_1", 16]],
+            floats,
+        ),
+        (
+            lambda: Decoded(first=False),
+            [[(5, 1, 16), (7, 1, 16)], [(6, 1, 16), (9, 1, 16)]],
+            [(2, 1, 16), (4, 1, 16)],
+            [["x_0", 1, 16], ["memory_0", 1, 16]],
+            floats,
+        ),
+        (lambda: Causal(first=True), [[(1, 5, 16)], [(1, 8, 16)]], [(4, 3, 16)], [["batch", "x_1", 16]], floats),
+        (lambda: Causal(first=False), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["x_0", 1, 16]], floats),
+        (Weighted, [[(1, 5, 16)], [(1, 8, 16)]], [(4, 3, 16)], [["batch", "x_1", 16]], floats),
+        (lambda: nn.LSTM(16, 8), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["input_0", 1, 16]], floats),
+        (lambda: nn.GRU(16, 8), [[(5, 16)], [(8, 16)]], [(3, 16)], [["input_0", 16]], floats),
+    ],
+)
+def test_pytorch_s_own_layers_take_any_length(
+    build: Callable[[], nn.Module],
+    shapes: list[list[tuple[int, ...]]],
+    fresh: list[tuple[int, ...]],
+    free: list[list[str | int]],
+    make: Callable[..., Tensor],
+) -> None:
+    torch.manual_seed(0)
+    module = build().eval()
+    archive = from_module(module, examples=[tuple(make(*shape) for shape in one) for one in shapes])
+    assert free_axes(archive) == free
+    given = [make(*shape) for shape in fresh]
+    with torch.no_grad():
+        wanted = module(*given)
+    wanted = next(iter(wanted.values())) if isinstance(wanted, dict) else wanted
+    wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+    names = [value.name for value in archive.onnx().graph.input]
+    found = Engine(archive.onnx())({name: one.numpy() for name, one in zip(names, given, strict=True)})
+    np.testing.assert_allclose(found[0], wanted.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_files_of_sequences_with_and_without_an_axis_of_examples(
+    wide: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sequences").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(30):
+        x = rng.normal(size=(1, 3 + number % 4, 5)).astype(np.float32)
+        np.savez(f"sequences/{number:02}.npz", x=x if wide else x[0])
+    name = f"recurrent_nets_{wide}"
+    Path(f"{name}.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Recurrent(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        torch.manual_seed(0)\n"
+        "        self.memory, self.last = nn.GRU(5, 16, batch_first=True), nn.Linear(16, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.memory(x)[0])\n"
+    )
+    arguments = ["compress", f"{name}:Recurrent", "--data", "sequences", "--size", "1600", "-o", "x.smidgen"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert "on 24 inputs; judging on 6 others" in result.output
+    assert free_axes(smidgen.open("x.smidgen")) == [["batch", "x_1", 5] if wide else ["x_0", 5]]
+    result = CliRunner().invoke(cli, ["evaluate", f"{name}:Recurrent", "x.smidgen", "--data", "sequences"])
+    assert result.exit_code == 0, result.output
+    assert "30 examples" in result.output
