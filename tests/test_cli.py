@@ -463,7 +463,9 @@ def test_integers_for_onnx_runtime(squeezable: Path) -> None:
     command = ("export", "x.smidgen", "--to", "onnx-int8", "--data", "photos", "-o", "x.onnx")
     result = run(*command, "--pictures", "20")
     assert result.status == 0, result.err
-    first, verdict = result.out.splitlines()
+    first, cost, verdict = result.out.splitlines()
+    assert cost.startswith("beside float32, on the 20 inputs that it was calibrated on: divergence ")
+    assert "agreement " in cost
     assert first == f"x.onnx: {Path('x.onnx').stat().st_size:,} bytes"
     assert re.fullmatch(r"(warning: not faster on this machine: )?one picture .* ms.*, float32 .* ms \(.*\)", verdict)
     report = json.loads(run(*command, "--pictures", "20", "--json").out)

@@ -16,6 +16,7 @@ from smidgen.budget import Budget, Fidelity, Outcome
 from smidgen.examples import Examples, batches, examples_from
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.read import from_module
+from smidgen.reporter import Reporter
 from smidgen.run.compare import Comparison, compare
 from smidgen.run.session import Engine
 
@@ -155,3 +156,13 @@ def test_labels_of_the_first_output_do_not_let_others_go() -> None:
     assert (outcome.best.fidelity.output, outcome.best.fidelity.measure) == ("where", "R squared")
     assert outcome.archive
     assert compared(archive, outcome.archive, [rows[:, 0]], 8)[1].agreement > 95
+
+
+@pytest.mark.parametrize(("count", "noise"), [(60, 0.0), (1, 1.0)])
+def test_it_is_said_where_all_answers_are_the_same(count: int, noise: float) -> None:
+    rows = np.ones((count, 6), np.float32) + noise
+    archive = from_module(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.Tanh()).eval(), (6,))
+    lines: list[str] = []
+    examples = examples_from([rows], archive, 100, 0)
+    squeeze_to_budget(archive, examples, Outcome(Budget(max_drop=1.0)), reporter=Reporter(say=lines.append))
+    assert sum("are the same ('scores'), so nothing is known of others" in line for line in lines) == 1

@@ -20,7 +20,7 @@ from smidgen.archive import Archive, Preprocessing
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.cli import cli
 from smidgen.errors import InputError, ModelError
-from smidgen.examples import Examples, batches, examples_from, inputs_of
+from smidgen.examples import Examples, batches, examples_from, examples_in, inputs_of
 from smidgen.file import write
 from smidgen.read import from_module, read_model
 from smidgen.reference import Reference
@@ -330,7 +330,14 @@ def test_a_module_that_says_nothing_takes_pictures_of_the_size_that_is_named(fol
 
 
 @pytest.mark.parametrize(
-    "wrap", [np.asarray, torch.from_numpy, lambda rows: {"input": rows}, lambda rows: [rows, rows]]
+    "wrap",
+    [
+        np.asarray,
+        torch.from_numpy,
+        lambda rows: {"input": rows},
+        lambda rows: [rows, rows],
+        lambda rows: (rows, rows[:, 0]),
+    ],
 )
 def test_one_array_is_a_batch(wrap: Callable[[np.ndarray], object]) -> None:
     module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3), nn.Tanh())
@@ -349,3 +356,33 @@ def test_an_array_of_pictures_is_pictures() -> None:
     assert archive.preprocessing == Preprocessing(8, 8)
     with pytest.raises(InputError, match="data: int: give a folder"):
         smidgen.compress(module, 3, size=1200)  # type: ignore[arg-type]
+
+
+def test_what_is_no_number_is_told_with_its_place(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3), nn.Tanh())
+    rows = np.ones((50, 6), np.float32)
+    rows[7, 2] = np.nan
+    with pytest.raises(InputError, match=r"data: input 'input' holds NaN, first at \(7, 2\)"):
+        smidgen.compress(module, rows, size=900)
+    np.savez(tmp_path / "rows.npz", x=rows)
+    with pytest.raises(InputError, match=r"rows.npz: input 'x' holds NaN, first at \(7, 2\)"):
+        smidgen.compress(module, tmp_path / "rows.npz", size=900)
+    rows[7, 2] = np.inf
+    with pytest.raises(ModelError, match=r"its weights or its inputs are damaged|what it was given is not finite"):
+        smidgen.compress(nn.Linear(6, 3), rows, size=900)
+
+
+def test_a_network_of_one_example_takes_the_rows_of_a_file(tmp_path: Path) -> None:
+    class Streamed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = nn.GRU(5, 16, batch_first=True)
+
+        def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            return self.memory(x, state)  # type: ignore[no-any-return]
+
+    rng = np.random.default_rng(0)
+    x, state = (rng.normal(size=(40, *shape)).astype(np.float32) for shape in ((7, 5), (1, 16)))
+    np.savez(tmp_path / "rows.npz", x=x, state=state)
+    archive = smidgen.compress(Streamed(), tmp_path / "rows.npz", size=2500)
+    assert len(examples_in(tmp_path / "rows.npz", archive, 100, 0).calibration) == 32

@@ -76,7 +76,7 @@ def vote(output: Output, y: Tensor, generator: torch.Generator) -> Tensor | None
     if not y.is_floating_point():
         return None
     if not bool(torch.isfinite(y).all()):
-        raise ModelError(f"the network's output {output.name!r} is not finite")
+        raise ModelError(f"the network's output {output.name!r} is not finite; its weights or its inputs are damaged")
     found = _vote(output, output.leading(y), generator) if y.numel() else torch.zeros_like(output.leading(y))
     return found[0] if output.examples is None else found.swapaxes(0, output.examples)
 

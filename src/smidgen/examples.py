@@ -144,6 +144,8 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
     if not path.exists():
         raise InputError(f"{path}: no such {'file' if path.suffix else 'folder'}")
     files = _array_files(path)
+    if not files:
+        find_pictures(path)  # or there are none of these either
     first = first_of if path.suffix == ".npz" else whole
     return _unlike(first(_named(_arrays(file), needed, known)) for file in files)
 
@@ -201,7 +203,7 @@ def whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
 
 
 def iterable(data: Any) -> Iterable[Any]:
-    """What is there to iterate over: an array or tensor of numbers, or several by name, is one batch.
+    """What is there to iterate over: an array or tensor of numbers, or several by name or in a tuple, is one batch.
 
     Args:
         data: an array of pictures, uint8 of shape (n, height, width, 3), is one of pictures.
@@ -213,7 +215,7 @@ def iterable(data: Any) -> Iterable[Any]:
         >>> len(list(iterable(np.zeros((9, 4))))), len(list(iterable(np.zeros((9, 5, 5, 3), np.uint8))))
         (1, 9)
     """
-    if isinstance(data, Mapping):
+    if isinstance(data, Mapping) or _is_batch(data):
         return [data]
     if _is_array(data):
         array = _plain(data)
@@ -222,6 +224,13 @@ def iterable(data: Any) -> Iterable[Any]:
         raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
     found: Iterable[Any] = data
     return found
+
+
+def _is_batch(data: Any) -> bool:
+    """Whether this is a tuple of numbers, as a data loader gives them, and not one of pictures or of batches."""
+    if not isinstance(data, tuple) or len(data) < 2 or not all(_is_array(part) for part in data):
+        return False
+    return all(_plain(part).dtype.kind in "biufc" and _plain(part).dtype != np.uint8 for part in data)
 
 
 def _is_array(data: Any) -> bool:
@@ -238,7 +247,7 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
     Args:
         data: picture files; uint8 arrays of shape (height, width, 3); or batches: an array or tensor, a tuple of these
             in the order of the network's inputs (what is left over, like labels, is ignored), or a mapping by name. One
-            array, tensor or mapping alone will do, with an example in each row as in an ``.npz`` file.
+            such batch alone will do, with an example in each row as in an ``.npz`` file.
         archive: of the network.
         most: how many to calibrate on at most.
         seed: of the draw.
@@ -263,6 +272,8 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
 def _alone(data: Any, archive: Archive) -> dict[str, NDArray[Any]] | None:
     """The arrays of a single batch; None for anything else, also for an array of pictures."""
     inputs = inputs_of(archive)
+    if _is_batch(data):
+        return {given.name: _plain(part) for given, part in zip(inputs, data, strict=False)}
     if isinstance(data, Mapping):
         return {name: _plain(array) for name, array in data.items()}
     if not _is_array(data) or _plain(data).dtype.kind not in "biufc":
@@ -406,12 +417,17 @@ def _npz(path: Path, archive: Archive) -> Iterator[Item]:
 
 
 def _rows(arrays: dict[str, NDArray[Any]], archive: Archive, where: str) -> Iterator[Item]:
-    """The examples of arrays. One with one axis more than its input has an example in each row; one of as many
-    axes is one batch; what has as many axes as its input where that has none along which examples lie is for all."""
+    """The examples of arrays. One with one axis more than its input has an example in each row, and so have those of as
+    many rows where the network takes one of each; one of as many axes is one batch; what has as many axes as its input
+    where that has none along which examples lie is for all."""
     ranks = {given.name: len(given.shape) for given in inputs_of(archive)}
     if len(ranks) == len(arrays) == 1:  # whatever it is called
         arrays = dict(zip(ranks, arrays.values(), strict=True))
     rows = {name: len(a) for name, a in arrays.items() if a.ndim == ranks.get(name, -2) + 1}
+    if not rows and _one_of_each(arrays, archive):
+        for row in range(len(next(iter(arrays.values())))):
+            yield _by_name({name: array[row : row + 1] for name, array in arrays.items()}, archive, where)
+        return
     if not rows:
         yield from _singles(_by_name(arrays, archive, where), archive)
         return
@@ -419,6 +435,12 @@ def _rows(arrays: dict[str, NDArray[Any]], archive: Archive, where: str) -> Iter
         raise InputError(f"{where}: arrays of different numbers of examples: {rows}")
     for row in range(next(iter(rows.values()))):
         yield _by_name({name: a[row] if name in rows else a for name, a in arrays.items()}, archive, where)
+
+
+def _one_of_each(arrays: Mapping[str, NDArray[Any]], archive: Archive) -> bool:
+    """Whether the network takes arrays of one row alone, and these have as many rows each."""
+    first = [given.shape[0] if given.shape else None for given in inputs_of(archive)]
+    return all(size == 1 for size in first) and len({len(array) if array.ndim else 0 for array in arrays.values()}) == 1
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -454,8 +476,14 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
         if not fits or not np.can_cast(array.dtype, dtype, "same_kind"):
             sizes = ", ".join("any" if size is None else str(size) for size in shape)
             raise InputError(f"{where}: input {name!r} is {dtype} ({sizes}), not {array.dtype} {array.shape}")
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise InputError(f"{where}: input {name!r} holds NaN, first at {_first_nan(array)}")
         found[name] = np.asarray(array, dtype, order="C")
     return found
+
+
+def _first_nan(array: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(int(place) for place in np.argwhere(np.isnan(array))[0])
 
 
 def _singles(batch: dict[str, NDArray[Any]], archive: Archive) -> list[Item]:

@@ -96,18 +96,10 @@ def squeeze_to_budget(
     original = arranged(original)
     original = with_program(original, examples.calibration, reporter)
     reference = Reference(original, examples, settings.outputs)
-    if reference.guessed:
-        reporter.say(reference.guessed)
-    left_out = len(examples.held_out) - len(reference) if examples.what == "pictures" else 0
-    if left_out:
-        reporter.say(f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out")
+    for line in _caveats(reference, examples, outcome.budget.max_drop):
+        reporter.say(line)
     if stats is None:
         stats = measured(original, examples, settings.seed, reporter, outcome.budget.left / 2, reference.outputs)
-    least = 100 / len(reference)
-    if outcome.budget.max_drop is not None and least > outcome.budget.max_drop and reference.counts:
-        reporter.say(
-            f"one of {len(reference)} answers is {least:.1f} points: give more {examples.what} for finer answers"
-        )
     outcome.budget = replace(outcome.budget, margin=_room(original, len(stats)))
     biases = [name for name in bias_names(original, stats) if np.asarray(original.tensors[name]).dtype == np.float32]
     harm = tuple(_bias_harm(original, biases, method, reference) for method in BIASES)
@@ -126,6 +118,24 @@ def squeeze_to_budget(
         )
         run.repair(lesson)
     run.explain()
+
+
+def _caveats(reference: Reference, examples: Examples, max_drop: float | None) -> Iterator[str]:
+    """What users should know of the figures that they will see."""
+    count, what = len(reference), examples.what
+    if reference.guessed:
+        yield reference.guessed
+    if reference.same:
+        names = ", ".join(map(repr, reference.same))
+        yield (
+            f"the answers to all {count} {what} to judge by are the same ({names}), so nothing is known of others; "
+            f"give more {what}, and different ones"
+        )
+    left_out = len(examples.held_out) - count if what == "pictures" else 0
+    if left_out:
+        yield f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out"
+    if max_drop is not None and 100 / count > max_drop and reference.counts:
+        yield f"one of {count} answers is {100 / count:.1f} points: give more {what} for finer answers"
 
 
 def with_program(archive: Archive, items: Sequence[Item], reporter: Reporter = SILENT) -> Archive:

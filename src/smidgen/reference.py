@@ -45,7 +45,15 @@ class Reference:
         labelled = bool(original.labels) or examples.truth is not None
         axes = answer_axes(engine, original, self.inputs[0], self.answers[0])
         outputs = outputs_of(model, self.answers[0], labelled, kind, axes)
-        self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
+        variances = [self._variance(place, output) for place, output in enumerate(outputs)]
+        self.same = [output.name for output, variance in zip(outputs, variances, strict=True) if variance.is_none]
+        """Outputs that say the same of all examples."""
+        self.outputs = [
+            replace(output, variance=variance.found)
+            if output.kind == "values" and self.answers[0][place].dtype.kind == "f"
+            else output
+            for place, (output, variance) in enumerate(zip(outputs, variances, strict=True))
+        ]
         # a network of a fixed batch leaves out what makes no batch
         self.truth = None if examples.truth is None else np.asarray(examples.truth)[: len(self)]
         names = [output.name for output in outputs]
@@ -108,13 +116,11 @@ class Reference:
     def __len__(self) -> int:
         return sum(len(self.outputs[0].leading(answers[0])) for answers in self.answers)
 
-    def _with_variance(self, place: int, output: Output) -> Output:
-        if output.kind != "values" or self.answers[0][place].dtype.kind != "f":
-            return output
-        variance = Variance(output.axis)
+    def _variance(self, place: int, output: Output) -> Variance:
+        variance = Variance(output.axis if output.kind == "values" else 0)
         for answers in self.answers:
             variance.add(output.leading(answers[place]))
-        return replace(output, variance=variance.found)
+        return variance
 
     def harm_alone(
         self,

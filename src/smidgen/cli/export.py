@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from smidgen.cli.output import echo_json, json_option, preprocessing_option, progress
+from smidgen.cli.output import echo_json, json_option, milliseconds, preprocessing_option, progress
 
 if TYPE_CHECKING:
     from smidgen.archive import Archive
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["drawn", "export", "quantized"]
 
 _TIMED_ROUNDS = 40
+FEW = 20
+"""With fewer examples than these left over, answers are compared on those that it was calibrated on."""
 
 
 @click.command()
@@ -72,9 +75,9 @@ def export(
     if samples:
         raise click.UsageError("--samples goes with --to web")
     archive = with_preprocessing(open_archive(file), preprocessing)
-    times: dict[str, float] = {}
+    told: dict[str, Any] = {}
     if data is not None:
-        content, times = _int8(archive, data, pictures, output)
+        content, told = _int8(archive, data, pictures, output)
     elif kind == "onnx":
         if not archive.onnx().graph.output:
             raise ModelError(f"{file}: holds only weights and no network; export them as safetensors")
@@ -84,11 +87,12 @@ def export(
     replace_file(output, lambda temporary: temporary.write_bytes(content))
     size = output.stat().st_size
     if as_json:
-        echo_json({"file": str(output), "bytes": size, **times})
+        echo_json({"file": str(output), "bytes": size, **told})
         return
     click.echo(f"{output}: {size:,} bytes")
-    if times:
-        click.echo(_verdict(**times))
+    if told:
+        click.echo(_cost(told["outputs"], told["judged_on_others"]))
+        click.echo(_verdict(told["milliseconds"], told["milliseconds_float32"]))
 
 
 def _web(file: Path, samples: Path | None, output: Path, as_json: bool) -> None:
@@ -103,25 +107,33 @@ def _web(file: Path, samples: Path | None, output: Path, as_json: bool) -> None:
     click.echo(f"See it: python -m http.server -d {output}, then http://localhost:8000/")
 
 
-def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes, dict[str, float]]:
-    """The bytes of the model that computes with integers, and its time and that of float32 in milliseconds."""
+def _int8(archive: Archive, data: Path, most: int, output: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of the model that computes with integers, its time and that of float32 in milliseconds, and how near
+    its answers are to those in float32, on examples that it was not calibrated on if there are others."""
     import onnx
 
+    from smidgen.archive import Archive
     from smidgen.errors import InputError
     from smidgen.examples import batches
+    from smidgen.run.compare import compare
     from smidgen.run.session import Engine
     from smidgen.run.timing import interleaved
 
     if not output.absolute().parent.is_dir():  # before the work, not after it
         raise InputError(f"{output}: cannot be written: there is no folder {output.parent}")
-    items = drawn(archive, data, most)
+    items = drawn(archive, data, 2 * most)
+    items, others = items[:most], items[most:]
     content = quantized(archive, items)
     engines = [Engine(onnx.load_from_string(content), 1), Engine(archive.onnx(), 1)]
     (batch,) = batches(items[:1], archive, 1)
     # the fastest of interleaved runs, since what else the machine does can only add to them
     runs = [lambda turn, engine=engine: engine(batch) for engine in engines]
     mine, theirs = interleaved(runs, _TIMED_ROUNDS).min(axis=0).tolist()
-    return content, {"milliseconds": mine, "milliseconds_float32": theirs}
+    integers = Archive(content, {}, archive.preprocessing, archive.labels)
+    judged = others if len(others) >= FEW else items
+    _, lost = compare([archive, integers], batches(judged, archive, 1))
+    told = {"milliseconds": mine, "milliseconds_float32": theirs, "judged_on_others": judged is others}
+    return content, {**told, "outputs": [asdict(output) for output in lost]}
 
 
 def drawn(archive: Archive, data: Path, most: int) -> list[Item]:
@@ -149,22 +161,34 @@ def quantized(archive: Archive, items: list[Item]) -> bytes:
     return content
 
 
-def _verdict(milliseconds: float, milliseconds_float32: float) -> str:
+def _cost(outputs: Sequence[Mapping[str, Any]], others: bool) -> str:
+    """One line about the output that loses most."""
+    from smidgen.reporter import small
+
+    worst = min(outputs, key=lambda output: float(output["agreement"]))
+    alike = f"agreement {worst['agreement']:.1f} %"
+    if worst["cosine"] is not None:
+        alike = f"R squared {worst['agreement'] / 100:.4f}"
+    which = f" of {worst['output']!r}, which loses most" if len(outputs) > 1 else ""
+    inputs = f"{worst['examples']} others" if others else f"the {worst['examples']} inputs that it was calibrated on"
+    divergence = small(sum(output["divergence"] for output in outputs))
+    return f"beside float32, on {inputs}: divergence {divergence}, {alike}{which}"
+
+
+def _verdict(integers: float, float32: float) -> str:
     """One line that says whether integers are worth it on this machine.
 
     Example:
         >>> _verdict(5.44, 9.4)
-        'one picture on one thread: 5.4 ms, float32 9.4 ms (0.58 of it)'
+        'one picture on one thread: 5.44 ms, float32 9.40 ms (0.58 of it)'
         >>> _verdict(9.4, 5.0)
-        'warning: not faster on this machine: one picture takes 9.4 ms on one thread, ... (1.88 times as long)'
+        'warning: not faster on this machine: one picture takes 9.40 ms on one thread, ... (1.88 times as long)'
     """
-    ratio = milliseconds / milliseconds_float32
+    ratio = integers / float32
+    mine, theirs = milliseconds(integers), milliseconds(float32)
     if ratio < 1:
-        return (
-            f"one picture on one thread: {milliseconds:.1f} ms, float32 {milliseconds_float32:.1f} ms "
-            f"({ratio:.2f} of it)"
-        )
+        return f"one picture on one thread: {mine} ms, float32 {theirs} ms ({ratio:.2f} of it)"
     return (
-        f"warning: not faster on this machine: one picture takes {milliseconds:.1f} ms on one thread, "
-        f"float32 {milliseconds_float32:.1f} ms ({ratio:.2f} times as long)"
+        f"warning: not faster on this machine: one picture takes {mine} ms on one thread, float32 {theirs} ms "
+        f"({ratio:.2f} times as long)"
     )

@@ -82,7 +82,10 @@ class Engine:
             raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
         for name, array in zip(self.outputs, found, strict=True):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise ModelError(f"the network's output {name!r} is not finite; its weights are damaged or too coarse")
+                given = (array for array in inputs.values() if array.dtype.kind == "f")
+                whole = all(np.isfinite(array).all() for array in given)
+                why = "its weights are damaged or too coarse" if whole else "what it was given is not finite"
+                raise ModelError(f"the network's output {name!r} is not finite; {why}")
         return found
 
     def _check(self, inputs: Mapping[str, NDArray[Any]]) -> None:

@@ -60,14 +60,23 @@ class Variance:
         self._mean, self._count = self._mean + difference * (count / both), both
 
     @property
+    def is_none(self) -> bool:
+        """Whether all answers are the same."""
+        return not bool(self._real.any())
+
+    @property
+    def _real(self) -> Array:
+        """Squared distances from the mean, without those of rounding."""
+        return np.where(self._apart > SAME * self._count * np.square(self._mean), self._apart, 0.0)
+
+    @property
     def found(self) -> tuple[float, ...]:
         """For each quantity, or for all together, the mean square of what answers differ by from their mean; where they
         do not, that of the answers; where they are all 0, that of all quantities; never 0.
 
         As if from all answers that there may be (Bessel's correction).
         """
-        square = np.square(self._mean)
-        apart = np.where(self._apart > SAME * self._count * square, self._apart, 0.0) / max(1, self._count - 1)
+        square, apart = np.square(self._mean), self._real / max(1, self._count - 1)
         found, instead = (_by_quantity(numbers, self._axis - 1).mean(1) for numbers in (apart, square))
         found = np.where(found > 0, found, instead)
         return tuple(np.where(found > 0, found, found.mean() or 1.0).tolist())
