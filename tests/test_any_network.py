@@ -95,7 +95,7 @@ def test_inputs_keep_their_names_types_and_free_axes() -> None:
     assert (ids.name, ids.dtype, ids.shape) == ("ids", np.int64, (None, None))
     assert mask.shape == (None, None)
     wave, state = inputs_of(waver())
-    assert (wave.name, wave.shape, state.shape) == ("wave", (1, 40), (1, 1, 6))
+    assert (wave.name, wave.shape, state.shape) == ("wave", (None, 40), (1, None, 6))
 
 
 @pytest.mark.parametrize(("make", "kind", "given"), [(reader, Reader, sentences), (waver, Waves, waves)])
@@ -254,7 +254,7 @@ def test_onnx_from_the_command_line(speech: Path) -> None:
         ({"wave": np.zeros((3, 1, 40), np.float32)}, "input 'state' of the network is missing; there are wave"),
         (
             {"wave": np.zeros((3, 1, 41), np.float32), "state": np.zeros((3, 1, 1, 6), np.float32)},
-            r"input 'wave' is float32 \(1, 40\), not float32 \(1, 41\)",
+            r"input 'wave' is float32 \(any, 40\), not float32 \(1, 41\)",
         ),
         (
             {"wave": np.zeros((3, 1, 40), np.float32), "state": np.zeros((2, 1, 1, 6), np.float32)},

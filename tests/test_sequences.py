@@ -14,7 +14,9 @@ from torch import Tensor, nn
 import smidgen
 from smidgen.archive import Archive
 from smidgen.cli import cli
+from smidgen.examples import examples_from
 from smidgen.read import from_module
+from smidgen.reference import Reference
 from smidgen.run.session import Engine
 
 
@@ -157,3 +159,43 @@ def test_files_of_sequences_with_and_without_an_axis_of_examples(
     result = CliRunner().invoke(cli, ["evaluate", f"{name}:Recurrent", "x.smidgen", "--data", "sequences"])
     assert result.exit_code == 0, result.output
     assert "30 examples" in result.output
+
+
+class Stateful(nn.Module):
+    """Takes and gives its state as PyTorch's LSTM does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.memory, self.last = nn.LSTM(5, 16, 2, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        y, state = self.memory(x, state)
+        return self.last(y), state
+
+
+def states(examples: int, length: int, seed: int = 0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    x, *state = (torch.randn(s, generator=generator) for s in ((examples, length, 5), *[(2, examples, 16)] * 2))
+    return x, (state[0], state[1])
+
+
+@pytest.mark.parametrize("examples", [1, 4])
+def test_states_in_tuples_have_names_and_any_number_of_examples(examples: int) -> None:
+    data = [states(examples, 3 + number % 3, number) for number in range(30)]
+    archive = smidgen.compress(Stateful(), data, size=9000)
+    assert free_axes(archive) == [["batch", "x_1", 5], [2, "batch", 16], [2, "batch", 16]]
+    model = archive.onnx()
+    assert [value.name for value in model.graph.input] == ["x", "state.0", "state.1"]
+    assert [value.name for value in model.graph.output] == ["output", "output_2", "output_3"]
+    x, (h, c) = states(7, 4, 99)
+    found = Engine(model)({"x": x.numpy(), "state.0": h.numpy(), "state.1": c.numpy()})
+    wanted, (h, c) = Stateful().eval()(x, (h, c))
+    for ours, theirs in zip(found, (wanted, h, c), strict=True):
+        assert ours.shape == tuple(theirs.shape)
+        assert np.corrcoef(ours.reshape(-1), theirs.detach().numpy().reshape(-1))[0, 1] > 0.99
+    again = archive.module()(x, torch.zeros_like(h), torch.zeros_like(c))
+    assert again[0].shape == wanted.shape
+    reference = Reference(archive, examples_from(data, archive, 100, 0))
+    assert [output.examples for output in reference.outputs] == [0, 1, 1]
+    assert len(reference) == 6 * examples

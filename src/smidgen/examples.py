@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.errors import InputError, ModelError, one_line
+from smidgen.nested import flattened
 from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
 
 __all__ = [
@@ -168,7 +169,7 @@ def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str,
         given = dict(zip(needed, given if isinstance(given, tuple | list) else [given], strict=False))
     names = [name for name in given if name in known] or list(given)[: len(needed)]
     try:
-        return {name: _plain(given[name]) for name in names}
+        return {name: _plain(array) for name, array in flattened({name: given[name] for name in names}).items()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"data: {', '.join(names)}: not arrays: {one_line(error)}") from None
 
@@ -439,8 +440,10 @@ def _rows(arrays: dict[str, NDArray[Any]], archive: Archive, where: str) -> Iter
 
 def _one_of_each(arrays: Mapping[str, NDArray[Any]], archive: Archive) -> bool:
     """Whether the network takes arrays of one row alone, and these have as many rows each."""
-    first = [given.shape[0] if given.shape else None for given in inputs_of(archive)]
-    return all(size == 1 for size in first) and len({len(array) if array.ndim else 0 for array in arrays.values()}) == 1
+    inputs = inputs_of(archive)
+    if _batched(inputs) or not all(given.batched or given.shape[:1] == (1,) for given in inputs):
+        return False
+    return len({len(array) if array.ndim else 0 for array in arrays.values()}) == 1
 
 
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -458,11 +461,12 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
     """One batch as arrays by name, of the types that the network takes."""
     inputs = inputs_of(archive)
     if isinstance(given, Mapping):
-        arrays = {name: _plain(value) for name, value in given.items()}
+        arrays = {name: _plain(value) for name, value in flattened(given).items()}
     elif isinstance(given, tuple | list):
-        if len(given) < len(inputs):
-            raise InputError(f"{where}: {len(given)} arrays for the {len(inputs)} inputs of the network")
-        arrays = {wanted.name: _plain(value) for wanted, value in zip(inputs, given, strict=False)}
+        parts = list(flattened({"": given}).values()) if given else []
+        if len(parts) < len(inputs):
+            raise InputError(f"{where}: {len(parts)} arrays for the {len(inputs)} inputs of the network")
+        arrays = {wanted.name: _plain(value) for wanted, value in zip(inputs, parts, strict=False)}
     else:
         arrays = {inputs[0].name: _plain(given)}
     if len(inputs) == len(arrays) == 1:  # whatever it is called

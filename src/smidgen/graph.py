@@ -20,6 +20,7 @@ from torch.onnx import TrainingMode
 from torch.utils import _pytree
 
 from smidgen.errors import InputError, ModelError, one_line
+from smidgen.nested import flattened, nested
 from smidgen.run.session import Engine
 
 __all__ = ["export_graph", "strip_"]
@@ -75,7 +76,7 @@ def export_graph(
                 proto = _export_any(still, named)
             else:
                 named = [{INPUT: torch.zeros(1, *input_shape)}]
-                proto = _export(still, named, batched=True)
+                proto = _export(still, named, {INPUT: 0}, [0])
             _compare(still, proto, named)
     except ModelError as error:
         raise ModelError(f"{type(module).__name__}: {error}") from None
@@ -105,7 +106,7 @@ def _examples(module: nn.Module, given: Sequence[Mapping[str, Any] | Sequence[An
             names = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
             names += [f"input_{number}" for number in range(len(names), len(one))]
             one = dict(zip(names, one, strict=False))
-        found.append({name: torch.as_tensor(value) for name, value in one.items()})
+        found.append({name: torch.as_tensor(value) for name, value in flattened(one).items()})
     return found
 
 
@@ -116,15 +117,14 @@ class _Flat(nn.Module):
         super().__init__()
         self.module = module
         parameters = inspect.signature(module.forward).parameters
-        self.by_name = [name in parameters for name in names]
+        self.by_name = [name.partition(".")[0] in parameters for name in names]
         self.names = names
         self.called: list[str] = []
 
     def forward(self, *inputs: torch.Tensor) -> Any:
         given = list(zip(self.names, inputs, self.by_name, strict=True))
-        output = self.module(
-            *(tensor for _, tensor, known in given if not known), **{name: t for name, t, known in given if known}
-        )
+        unnamed, named = (nested({name: t for name, t, known in given if known == wish}) for wish in (False, True))
+        output = self.module(*unnamed.values(), **named)
         leaves = list(_tensors(output))
         self.called = [_joined(path) for path, _ in leaves]
         found = tuple(leaf for _, leaf in leaves)
@@ -174,34 +174,61 @@ def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> l
 
 
 def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
-    """The graph with a free number of examples, if these lie along the first axes, and it answers two at once as the
-    module does."""
+    """The graph with a free number of examples, if these lie along the first axes, or along the second ones of states,
+    and it answers two at once as the module does."""
     first = examples[0]
-    twice = {name: torch.cat([tensor, tensor]) if tensor.ndim else tensor for name, tensor in first.items()}
-    other = {name: tensor.flip(-1) if tensor.ndim > 1 else tensor for name, tensor in first.items()}
-    both = {name: torch.cat([tensor, other[name]]) if tensor.ndim else tensor for name, tensor in first.items()}
-    if _answers_each(module, [first, first], twice) and _answers_each(module, [first, other], both, True):
-        proto = _export(module, examples, batched=True)
+    for axes in _axes_of_examples(first):
+        twice = _joined_along(axes, first, first)
+        turned = {name: tensor.flip(-1) if tensor.ndim > axes[name] + 1 else tensor for name, tensor in first.items()}
+        answered = _answers_each(module, [first, first], twice)
+        if (
+            answered is None
+            or _answers_each(module, [first, turned], _joined_along(axes, first, turned), answered) is None
+        ):
+            continue
+        proto = _export(module, examples, axes, answered)
         if _difference(module, _engine(proto), twice) is None:
             return proto
-    return _export(module, examples, batched=False)
+    return _export(module, examples, {}, [])
+
+
+def _axes_of_examples(first: dict[str, torch.Tensor]) -> Iterator[dict[str, int]]:
+    """The axes along which there may be examples: the first of all inputs, or the second of all but the first input, as
+    in the states of recurrent layers."""
+    yield dict.fromkeys(first, 0)
+    name, *others = first
+    if others and all(first[other].ndim > 1 for other in others):
+        yield {name: 0, **dict.fromkeys(others, 1)}
+
+
+def _joined_along(
+    axes: dict[str, int], one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([t, other[name]], axes[name]) if t.ndim else t for name, t in one.items()}
 
 
 def _answers_each(
-    module: nn.Module, parts: list[dict[str, torch.Tensor]], joined: dict[str, torch.Tensor], unsure: bool = False
-) -> bool:
-    """Whether what is joined along the first axes is answered as each part alone: steps of a sequence are not. What is
-    said where the module does not take all of this is ``unsure``."""
+    module: nn.Module,
+    parts: list[dict[str, torch.Tensor]],
+    joined: dict[str, torch.Tensor],
+    unsure: list[int | None] | None = None,
+) -> list[int | None] | None:
+    """The axes of the outputs along which there are answers to what is joined, or None if it is not answered as each
+    part alone: steps of a sequence are not. What is said where the module does not take all of this is ``unsure``."""
     one, other, same, together = (_answers(module, inputs) for inputs in (*parts, parts[0], joined))
     if one is None or other is None or same is None or together is None:
         return unsure
+    axes: list[int | None] = []
     for first, second, again, two in zip(one, other, same, together, strict=True):
         grown = [axis for axis, (a, b) in enumerate(zip(first.shape, two.shape, strict=False)) if a != b]
-        if len(grown) != 1 or two.shape[grown[0]] != 2 * first.shape[grown[0]] or _apart(first, again):
-            continue  # nothing is known: it sums up, pairs everything with everything, or draws numbers
-        if any(_apart(*pair) for pair in zip((first, second), two.chunk(2, grown[0]), strict=True)):
-            return False
-    return True
+        if len(grown) != 1 or two.shape[grown[0]] != 2 * first.shape[grown[0]]:
+            axes.append(None)  # it sums up, or pairs everything with everything
+            continue
+        axes.append(grown[0])
+        halves = zip((first, second), two.chunk(2, grown[0]), strict=True)
+        if not _apart(first, again) and any(_apart(*pair) for pair in halves):  # else it draws numbers
+            return None
+    return axes
 
 
 def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
@@ -303,8 +330,11 @@ def _unflatten_as_reshape() -> Iterator[None]:
         torch.Tensor.unflatten = before  # type: ignore[method-assign]
 
 
-def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched: bool) -> Any:
-    """The graph as the exporter gives it, its initializers under their names in the state dict."""
+def _export(
+    module: nn.Module, examples: list[dict[str, torch.Tensor]], axes: Mapping[str, int], answered: Sequence[int | None]
+) -> Any:
+    """The graph as the exporter gives it, its initializers under their names in the state dict; with a free number of
+    examples along ``axes`` of inputs, and of answers along those of outputs."""
     buffer, names, first = io.BytesIO(), list(examples[0]), list(examples[0].values())
     flat = _Flat(module, names)
     with torch.no_grad():
@@ -312,9 +342,9 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
     outputs = [f"output_{number}_of_all" for number in range(len(flat.called))]  # the exporter refuses some names
     free = {
         name: {
-            axis: "batch" if axis == 0 and batched else f"{name}_{axis}"
+            axis: "batch" if axis == axes.get(name) else f"{name}_{axis}"
             for axis, size in enumerate(tensor.shape)
-            if (axis == 0 and batched) or any(other[name].shape[axis] != size for other in examples)
+            if axis == axes.get(name) or any(other[name].shape[axis] != size for other in examples)
         }
         for name, tensor in zip(names, first, strict=True)
     }
@@ -325,7 +355,10 @@ def _export(module: nn.Module, examples: list[dict[str, torch.Tensor]], batched:
             buffer,  # type: ignore[arg-type]  # the old exporter writes to any buffer; its annotation does not say so
             input_names=names,
             output_names=outputs,
-            dynamic_axes={**free, **({name: {0: "batch"} for name in outputs} if batched else {})},
+            dynamic_axes={
+                **free,
+                **{name: {axis: "batch"} for name, axis in zip(outputs, answered, strict=False) if axis is not None},
+            },
             opset_version=_OPSET,
             dynamo=False,
             # These three keep weights what they are in the state dict: no batch normalization multiplied into

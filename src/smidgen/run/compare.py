@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from smidgen.archive import Archive
@@ -113,7 +114,8 @@ def compare(
 def answer_axes(
     engine: Engine, archive: Archive, batch: Mapping[str, NDArray[Any]], answers: Sequence[NDArray[Any]]
 ) -> list[int | None]:
-    """The axis along which each output of a network has its answers, found by giving it a batch twice in one.
+    """The axis along which each output of a network has its answers, found by giving it a batch twice in one, or, if it
+    does not take that, from the name that the axis has.
 
     Args:
         engine: the network, running.
@@ -121,11 +123,16 @@ def answer_axes(
         batch: what it was given.
         answers: what it gave.
     """
-    double = twice(batch, archive)
-    try:
-        return axes_of_examples(answers, engine(double) if double else None, together(archive))
-    except ModelError:  # it takes no other number of them, whatever it says
-        return axes_of_examples(answers, None, len(next(iter(batch.values()))))
+    double, count = twice(batch, archive), together(archive)
+    if double:
+        try:
+            return axes_of_examples(answers, engine(double))
+        except ModelError:  # it takes no other number of them, whatever it says
+            count = len(next(iter(batch.values())))
+    graph = onnx.load_from_string(archive.graph).graph
+    named = [[d.dim_param for d in value.type.tensor_type.shape.dim] for value in graph.output]
+    found = axes_of_examples(answers, None, count)
+    return [names.index("batch") if "batch" in names else axis for names, axis in zip(named, found, strict=True)]
 
 
 def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
