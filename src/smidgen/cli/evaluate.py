@@ -130,8 +130,8 @@ def _compare(
     echo_table(header, cells)
     click.echo(
         f"{rows[0][2].examples:,} examples from {data}, against {files[0]}. Divergence: KL in nats, of values half the "
-        "squared error in parts of their variance; alike: the part of equal classes or sides of one half, of "
-        "detections that of those that one of both finds (a chance above 0.25) that both find, of values R squared."
+        "squared error in parts of their variance; alike: the part of equal answers (of many for each input without "
+        "what both take for the commonest, of detections of what one of both finds), of values R squared."
     )
 
 

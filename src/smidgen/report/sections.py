@@ -173,8 +173,9 @@ def _about_outputs(facts: Facts, found: Facts) -> Section:
         for output in found["outputs"]
     ]
     kinds = (
-        "Divergence is KL in nats, of values half the squared error in parts of their variance; alike are answers of "
-        "the same class or the same side of one half, of detections what both find, of values it is R squared."
+        "Divergence is KL in nats, of values half the squared error in parts of their variance; alike is the part of "
+        "equal answers (of many for each input without what both take for the commonest, of detections of what one of "
+        "both finds), of values R squared."
     )
     told = (
         f"Judged on {found['outputs'][0]['examples']:,} {found['which']}. {found['against']} has "
