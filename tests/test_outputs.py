@@ -50,6 +50,8 @@ def test_outputs_are_told_by_what_they_are() -> None:
     assert kind(nn.Linear(3, 1), (3,)).kind == "values"
     assert kind(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)), (3, 5, 5)) == Output("scores", "scores", 1)
     assert kind(nn.Linear(3, 4), (3,), "values").kind == "values"
+    assert kind(nn.Conv2d(3, 4, 1), (3, 5, 5), "scores") == Output("scores", "scores", 1)
+    assert kind(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1)), (3, 5, 5)).axis == 1
     with pytest.raises(InputError, match="cannot be probabilities"):
         kind(nn.Linear(3, 1), (3,), "probabilities")
 

@@ -237,8 +237,10 @@ def _output(name: str, last: str, array: Array, fixed: list[int]) -> Output:
 
 
 def _class_axis(array: Array) -> int:
-    """The last axis, or the second of (n, classes, 1, 1)."""
-    return 1 if array.ndim > 2 and array.size == array.shape[0] * array.shape[1] else array.ndim - 1
+    """The last axis, or the second of (n, classes, 1, 1) and of pictures (n, classes, height, width)."""
+    if array.ndim > 2 and array.size == array.shape[0] * array.shape[1]:
+        return 1
+    return 1 if array.ndim > 3 and array.shape[1] < array.shape[-1] else array.ndim - 1
 
 
 def _axis_of_quantities(value: onnx.ValueInfoProto, examples: int | None, array: Array) -> int:
