@@ -242,7 +242,7 @@ def test_what_is_no_data_is_said() -> None:
         smidgen.compress(heard(), 5, plan="int8")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="data: frames: not arrays"):
         smidgen.compress(heard(), [([[1.0], [1.0, 2.0]],)], plan="int8")
-    with pytest.raises(ModelError, match=r"examples of shapes \{'frames': \(1,\)\}"):
+    with pytest.raises(ModelError, match=r"examples of shapes \{'frames': \(16,\)\}"):
         smidgen.compress(heard(), [np.ones(16)] * 30, plan="int8")
     with pytest.raises(ModelError) as caught:
         smidgen.compress(nn.Linear(3, 3), plan="int8", input_shape=(3, 224, 225))

@@ -152,7 +152,7 @@ def test_graphs_of_another_kind() -> None:
         [helper.make_tensor_value_info("x", TensorProto.INT32, ["n", 3, 8, 6])],
         [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
     )
-    for graph, message in ((flat, "not of 2 axes"), (other, "32-bit floats")):
+    for graph, message in ((flat, "not 2 axes"), (other, "32-bit floats")):
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         with pytest.raises(ModelError, match=message):
             tiny.archive(graph=model.SerializeToString(), tensors={}).runner()

@@ -98,14 +98,14 @@ def tokens(*shape: int) -> Tensor:
             lambda: Decoded(first=False),
             [[(5, 1, 16), (7, 1, 16)], [(6, 1, 16), (9, 1, 16)]],
             [(2, 1, 16), (4, 1, 16)],
-            [["x_0", 1, 16], ["memory_0", 1, 16]],
+            [["x_0_no_examples", 1, 16], ["memory_0_no_examples", 1, 16]],
             floats,
         ),
         (lambda: Causal(first=True), [[(1, 5, 16)], [(1, 8, 16)]], [(4, 3, 16)], [["batch", "x_1", 16]], floats),
-        (lambda: Causal(first=False), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["x_0", 1, 16]], floats),
+        (lambda: Causal(first=False), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["x_0_no_examples", 1, 16]], floats),
         (Weighted, [[(1, 5, 16)], [(1, 8, 16)]], [(4, 3, 16)], [["batch", "x_1", 16]], floats),
-        (lambda: nn.LSTM(16, 8), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["input_0", 1, 16]], floats),
-        (lambda: nn.GRU(16, 8), [[(5, 16)], [(8, 16)]], [(3, 16)], [["input_0", 16]], floats),
+        (lambda: nn.LSTM(16, 8), [[(5, 1, 16)], [(8, 1, 16)]], [(3, 1, 16)], [["input_0_no_examples", 1, 16]], floats),
+        (lambda: nn.GRU(16, 8), [[(5, 16)], [(8, 16)]], [(3, 16)], [["input_0_no_examples", 16]], floats),
     ],
 )
 def test_pytorch_s_own_layers_take_any_length(
@@ -155,7 +155,7 @@ def test_files_of_sequences_with_and_without_an_axis_of_examples(
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert "on 24 inputs; judging on 6 others" in result.output
-    assert free_axes(smidgen.open("x.smidgen")) == [["batch", "x_1", 5] if wide else ["x_0", 5]]
+    assert free_axes(smidgen.open("x.smidgen")) == [["batch", "x_1", 5] if wide else ["x_0_no_examples", 5]]
     result = CliRunner().invoke(cli, ["evaluate", f"{name}:Recurrent", "x.smidgen", "--data", "sequences"])
     assert result.exit_code == 0, result.output
     assert "30 examples" in result.output

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from smidgen.archive import Archive
 from smidgen.errors import InputError, ModelError, one_line
-from smidgen.nested import flattened
+from smidgen.nested import flattened, is_array
 from smidgen.run.pictures import find_labelled, find_pictures, open_picture, prepare
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "by_shape",
     "examples_from",
     "examples_in",
-    "first_of",
+    "free_axis",
     "groups",
     "inputs_of",
     "iterable",
@@ -128,11 +128,9 @@ def _array_files(path: Path) -> list[Path]:
     return sorted(path.glob("*.npz")) if path.is_dir() else []
 
 
-def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
-    """What a module that does not say what it takes may be traced with: the first example of ``.npz`` files, and the
-    first of other shapes, if there is one; nothing where ``path`` has no such files.
-
-    Arrays of one length in a single file hold an example in each row; others are the inputs of one call.
+def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[dict[str, Any]]:
+    """What a module that does not say what it takes may be traced with: the first of ``.npz`` files, and the first of
+    other shapes, if there is one; nothing where ``path`` has no such files.
 
     Args:
         path: a file or a folder.
@@ -147,11 +145,10 @@ def traceable(path: Path, needed: Sequence[str], known: Sequence[str]) -> list[d
     files = _array_files(path)
     if not files:
         find_pictures(path)  # or there are none of these either
-    first = first_of if path.suffix == ".npz" else whole
-    return _unlike(first(_named(_arrays(file), needed, known)) for file in files)
+    return _unlike(_named(_arrays(file), needed, known) for file in files)
 
 
-def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[str]) -> list[dict[str, NDArray[Any]]]:
+def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[str]) -> list[dict[str, Any]]:
     """As ``traceable``, of examples as in ``examples_from``; nothing where these are pictures.
 
     Args:
@@ -159,48 +156,35 @@ def traceable_from(given: Iterable[Any], needed: Sequence[str], known: Sequence[
         needed: names of what the module must be given; what is left over of a tuple, like labels, is ignored.
         known: names of what it may be given, which mappings have; if any, others in these are ignored.
     """
-    return _unlike(first_of(one) for one in takewhile(len, (_named(one, needed, known) for one in given)))
+    return _unlike(takewhile(len, (_named(one, needed, known) for one in given)))
 
 
-def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str, NDArray[Any]]:
+def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
     if isinstance(given, str | Path) or (isinstance(given, np.ndarray) and given.dtype == np.uint8 and given.ndim == 3):
         return {}
     if not isinstance(given, Mapping):
         given = dict(zip(needed, given if isinstance(given, tuple | list) else [given], strict=False))
     names = [name for name in given if name in known] or list(given)[: len(needed)]
-    try:
-        return {name: _plain(array) for name, array in flattened({name: given[name] for name in names}).items()}
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"data: {', '.join(names)}: not arrays: {one_line(error)}") from None
+    return {name: given[name] for name in names}
 
 
 def _plain(array: Any) -> NDArray[Any]:
     return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
 
 
-def _unlike(given: Iterable[dict[str, NDArray[Any]]]) -> list[dict[str, NDArray[Any]]]:
+def _unlike(given: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The first, and the first of other shapes among a few."""
-    seen = list(islice(given, LOOKED_AT))
-    shapes = [{name: array.shape for name, array in one.items()} for one in seen]
-    others = [one for one, shape in zip(seen, shapes, strict=True) if shape != shapes[0]]
-    return seen[:1] + others[:1]
-
-
-def first_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The first example of a batch, as a batch of one, in float32 what is in float64.
-
-    Example:
-        >>> {name: array.shape for name, array in first_of({"x": np.zeros((9, 5)), "rate": np.array(2)}).items()}
-        {'x': (1, 5), 'rate': ()}
-    """
-    alike = len({len(array) for array in arrays.values() if array.ndim}) == 1
-    return whole({name: array[:1] if alike and array.ndim else array for name, array in arrays.items()})
-
-
-def whole(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """All of a batch, in float32 what is in float64."""
-    kinds = {name: np.float32 if array.dtype == np.float64 else array.dtype for name, array in arrays.items()}
-    return {name: array.astype(kinds[name]) for name, array in arrays.items()}
+    found: list[tuple[dict[str, Any], list[tuple[int, ...]]]] = []
+    for one in islice(given, LOOKED_AT):
+        try:
+            shapes = [_plain(array).shape for array in flattened(one).values()]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"data: {', '.join(one)}: not arrays: {one_line(error)}") from None
+        if not found or shapes != found[0][1]:
+            found.append((one, shapes))
+        if len(found) == 2:
+            break
+    return [one for one, _ in found]
 
 
 def iterable(data: Any) -> Iterable[Any]:
@@ -218,24 +202,29 @@ def iterable(data: Any) -> Iterable[Any]:
     """
     if isinstance(data, Mapping) or _is_batch(data):
         return [data]
-    if _is_array(data):
+    if is_array(data):
         array = _plain(data)
         return list(array) if _is_of_pictures(array) or array.dtype.kind not in "biufc" else [array]
-    if not hasattr(data, "__iter__") and not hasattr(data, "__getitem__"):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not hasattr(data, "__iter__"):
+        return (data[place] for place in range(len(data)))  # a dataset
+    if not isinstance(data, Iterable):
         raise InputError(f"data: {type(data).__name__}: give a folder, a file, or an iterable of batches or pictures")
-    found: Iterable[Any] = data
-    return found
+    return data
 
 
 def _is_batch(data: Any) -> bool:
-    """Whether this is a tuple of numbers, as a data loader gives them, and not one of pictures or of batches."""
-    if not isinstance(data, tuple) or len(data) < 2 or not all(_is_array(part) for part in data):
+    """Whether this is a tuple as data loaders give them, inputs and perhaps labels, and not one of pictures or batches:
+    these would be alike."""
+    if (
+        not isinstance(data, tuple)
+        or len(data) < 2
+        or not all(is_array(part) for part in flattened({"": data}).values())
+    ):
         return False
-    return all(_plain(part).dtype.kind in "biufc" and _plain(part).dtype != np.uint8 for part in data)
-
-
-def _is_array(data: Any) -> bool:
-    return hasattr(data, "shape") and hasattr(data, "dtype")
+    first, *others = (_plain(part) for part in flattened({"": data}).values())
+    if any(part.dtype.kind not in "biufc" or part.dtype == np.uint8 for part in (first, *others)):
+        return False
+    return any(part.shape[1:] != first.shape[1:] or part.dtype != first.dtype for part in others)
 
 
 def _is_of_pictures(array: NDArray[Any]) -> bool:
@@ -274,10 +263,11 @@ def _alone(data: Any, archive: Archive) -> dict[str, NDArray[Any]] | None:
     """The arrays of a single batch; None for anything else, also for an array of pictures."""
     inputs = inputs_of(archive)
     if _is_batch(data):
-        return {given.name: _plain(part) for given, part in zip(inputs, data, strict=False)}
+        parts = flattened(dict(enumerate(data))).values()
+        return {given.name: _plain(part) for given, part in zip(inputs, parts, strict=False)}
     if isinstance(data, Mapping):
-        return {name: _plain(array) for name, array in data.items()}
-    if not _is_array(data) or _plain(data).dtype.kind not in "biufc":
+        return {name: _plain(array) for name, array in flattened(data).items()}
+    if not is_array(data) or _plain(data).dtype.kind not in "biufc":
         return None
     array = _plain(data)
     if array.dtype == np.uint8 and array.ndim == 4 and archive.preprocessing and array.shape[-1] != 3:
@@ -311,6 +301,11 @@ def split(items: Sequence[Item], truth: Sequence[int] | None, most: int, seed: i
     )
 
 
+def free_axis(name: str, axis: int) -> str:
+    """What a graph calls an axis of an input that has any size, but no examples along it."""
+    return f"{name}_{axis}" if axis else f"{name}_0_no_examples"
+
+
 def inputs_of(archive: Archive) -> list[Input]:
     """The inputs of an archive's network.
 
@@ -324,7 +319,7 @@ def inputs_of(archive: Archive) -> list[Input]:
             raise ModelError(f"input {value.name!r} of the network is no tensor")
         sizes = tuple(d.dim_value if d.dim_value > 0 else None for d in kind.shape.dim)
         # an axis that has the name of its place is free in what smidgen traced, though no examples lie along it
-        batched = bool(sizes) and sizes[0] is None and kind.shape.dim[0].dim_param != f"{value.name}_0"
+        batched = bool(sizes) and sizes[0] is None and kind.shape.dim[0].dim_param != free_axis(value.name, 0)
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
         found.append(Input(value.name, dtype, sizes, batched))
     if not found:
@@ -357,10 +352,12 @@ def twice(batch: Mapping[str, NDArray[Any]], archive: Archive) -> dict[str, NDAr
 
 
 def together(archive: Archive) -> int:
-    """How many examples a network takes that does not take any number: as many as all its inputs have in each."""
-    counts = {given.shape[0] if given.shape else None for given in inputs_of(archive)}
-    (count,) = counts if len(counts) == 1 else (1,)
-    return count or 1
+    """How many examples a network takes that takes no other number, as far as the sizes tell: what all its inputs have
+    along their first axes, if that is 1 or they are pictures; 0 if that may be anything else."""
+    shapes = [given.shape for given in inputs_of(archive)]
+    counts = {shape[0] if shape else None for shape in shapes}
+    (count,) = counts if len(counts) == 1 else (None,)
+    return count if count and (count == 1 or all(len(shape) == 4 for shape in shapes)) else 0
 
 
 def by_shape(items: Sequence[Item]) -> list[Item]:
@@ -463,7 +460,7 @@ def _by_name(given: Any, archive: Archive, where: str = "data") -> dict[str, NDA
     if isinstance(given, Mapping):
         arrays = {name: _plain(value) for name, value in flattened(given).items()}
     elif isinstance(given, tuple | list):
-        parts = list(flattened({"": given}).values()) if given else []
+        parts = list(flattened(dict(enumerate(given))).values())
         if len(parts) < len(inputs):
             raise InputError(f"{where}: {len(parts)} arrays for the {len(inputs)} inputs of the network")
         arrays = {wanted.name: _plain(value) for wanted, value in zip(inputs, parts, strict=False)}

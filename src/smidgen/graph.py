@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from torch import nn
 from torch.onnx import TrainingMode
-from torch.utils import _pytree
 
 from smidgen.errors import InputError, ModelError, one_line
-from smidgen.nested import flattened, nested
+from smidgen.example_axes import axes_found, rows_of
+from smidgen.examples import free_axis
+from smidgen.flat import Flat, apart, named_inputs
 from smidgen.run.session import Engine
 
 __all__ = ["export_graph", "strip_"]
 
 _OPSET = 17
 """Old enough for every ONNX Runtime that smidgen allows, new enough for layer normalization as one node."""
+
+FEW = 4
+"""So many examples of a batch are tried, at most."""
 
 INPUT, OUTPUT = "image", "scores"
 """What input and output are called of networks of which only a shape is known; of others what they call them."""
@@ -72,12 +73,15 @@ def export_graph(
             still = copy.deepcopy(module).cpu().float()
             still = still if isinstance(still, torch.fx.GraphModule) else still.eval()
             if examples:
-                named = _examples(still, examples)
-                proto = _export_any(still, named)
+                given = [named_inputs(still, one) for one in examples]
+                flat = Flat(still, given[0])
+                named = [flat.tensors(one) for one in given]
+                proto, named = _export_any(flat, named)
             else:
                 named = [{INPUT: torch.zeros(1, *input_shape)}]
-                proto = _export(still, named, {INPUT: 0}, [0])
-            _compare(still, proto, named)
+                flat = Flat(still, named[0])
+                proto = _export(flat, named, {INPUT: 0}, [0])
+            _compare(flat, proto, named)
     except ModelError as error:
         raise ModelError(f"{type(module).__name__}: {error}") from None
     except Exception as error:  # tracing runs the user's code, and the exporter has no base class for its errors
@@ -97,69 +101,6 @@ def export_graph(
     return data
 
 
-def _examples(module: nn.Module, given: Sequence[Mapping[str, Any] | Sequence[Any]]) -> list[dict[str, torch.Tensor]]:
-    """Inputs by the names that the module's own function gives them."""
-    found = []
-    for one in given:
-        if not isinstance(one, Mapping):
-            one = [one] if isinstance(one, torch.Tensor) else one
-            names = [name for name in inspect.signature(module.forward).parameters if name not in ("args", "kwargs")]
-            names += [f"input_{number}" for number in range(len(names), len(one))]
-            one = dict(zip(names, one, strict=False))
-        found.append({name: torch.as_tensor(value) for name, value in flattened(one).items()})
-    return found
-
-
-class _Flat(nn.Module):
-    """A module that takes tensors in order and gives all its tensors in a tuple; ``called`` is what it calls them."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str]) -> None:
-        super().__init__()
-        self.module = module
-        parameters = inspect.signature(module.forward).parameters
-        self.by_name = [name.partition(".")[0] in parameters for name in names]
-        self.names = names
-        self.called: list[str] = []
-
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        given = list(zip(self.names, inputs, self.by_name, strict=True))
-        unnamed, named = (nested({name: t for name, t, known in given if known == wish}) for wish in (False, True))
-        output = self.module(*unnamed.values(), **named)
-        leaves = list(_tensors(output))
-        self.called = [_joined(path) for path, _ in leaves]
-        found = tuple(leaf for _, leaf in leaves)
-        return found if len(found) != 1 else found[0]
-
-
-def _tensors(output: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], torch.Tensor]]:
-    """The tensors in what a module gives, with the keys, fields and places on the way to each.
-
-    Example:
-        >>> [path for path, _ in _tensors({"boxes": torch.zeros(1), "masks": [torch.zeros(1), None]})]
-        [('boxes',), ('masks', 0)]
-    """
-    if isinstance(output, torch.Tensor):
-        yield path, output
-    elif isinstance(output, Mapping):
-        for key, part in output.items():
-            yield from _tensors(part, (*path, key))
-    elif is_dataclass(output):
-        for field in fields(output):
-            yield from _tensors(getattr(output, field.name), (*path, field.name))
-    elif isinstance(output, tuple | list):
-        for key, part in zip(getattr(output, "_fields", range(len(output))), output, strict=True):
-            yield from _tensors(part, (*path, key))
-    else:  # a container of somebody's own, if PyTorch knows it
-        for place, part in enumerate(_pytree.tree_leaves(output)):
-            if isinstance(part, torch.Tensor):
-                yield (*path, place), part
-
-
-def _joined(path: tuple[Any, ...]) -> str:
-    """A name of keys and fields; "" where there are places alone."""
-    return ".".join(map(str, path)) if any(isinstance(key, str) for key in path) else ""
-
-
 def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> list[str]:
     """What outputs become that a module calls so: nothing like ``known``, and no two alike; the first one is ``first``
     where only places are known."""
@@ -173,65 +114,24 @@ def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> l
     return names
 
 
-def _export_any(module: nn.Module, examples: list[dict[str, torch.Tensor]]) -> Any:
-    """The graph with a free number of examples, if these lie along the first axes, or along the second ones of states,
-    and it answers two at once as the module does."""
-    first = examples[0]
-    for axes in _axes_of_examples(first):
-        twice = _joined_along(axes, first, first)
-        turned = {name: tensor.flip(-1) if tensor.ndim > axes[name] + 1 else tensor for name, tensor in first.items()}
-        answered = _answers_each(module, [first, first], twice)
-        if (
-            answered is None
-            or _answers_each(module, [first, turned], _joined_along(axes, first, turned), answered) is None
-        ):
-            continue
-        proto = _export(module, examples, axes, answered)
-        if _difference(module, _engine(proto), twice) is None:
-            return proto
-    return _export(module, examples, {}, [])
+def _export_any(flat: Flat, examples: list[dict[str, torch.Tensor]]) -> tuple[Any, list[dict[str, torch.Tensor]]]:
+    """The graph, with a free number of examples where these are answered one by one, and what to try it with."""
+    rows = rows_of(examples[0])
+    if rows and flat.answers(examples[0]) is None and flat.answers(rows[0]) is not None:
+        examples = rows  # each row is what it takes
+    for axes, answered, one in axes_found(flat, examples):
+        proto = _export(flat, [one, *examples[1:]], axes, answered)
+        two = {name: torch.cat([t, t], axes[name]) if name in axes else t for name, t in one.items()}
+        if _difference(flat, _engine(proto), two) is None:
+            return proto, [{name: _few(t, axes.get(name)) for name, t in each.items()} for each in examples]
+    return _export(flat, examples, {}, []), examples
 
 
-def _axes_of_examples(first: dict[str, torch.Tensor]) -> Iterator[dict[str, int]]:
-    """The axes along which there may be examples: the first of all inputs, or the second of all but the first input, as
-    in the states of recurrent layers."""
-    yield dict.fromkeys(first, 0)
-    name, *others = first
-    if others and all(first[other].ndim > 1 for other in others):
-        yield {name: 0, **dict.fromkeys(others, 1)}
+def _few(tensor: torch.Tensor, axis: int | None) -> torch.Tensor:
+    return tensor if axis is None else tensor.narrow(axis, 0, min(FEW, tensor.shape[axis]))
 
 
-def _joined_along(
-    axes: dict[str, int], one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    return {name: torch.cat([t, other[name]], axes[name]) if t.ndim else t for name, t in one.items()}
-
-
-def _answers_each(
-    module: nn.Module,
-    parts: list[dict[str, torch.Tensor]],
-    joined: dict[str, torch.Tensor],
-    unsure: list[int | None] | None = None,
-) -> list[int | None] | None:
-    """The axes of the outputs along which there are answers to what is joined, or None if it is not answered as each
-    part alone: steps of a sequence are not. What is said where the module does not take all of this is ``unsure``."""
-    one, other, same, together = (_answers(module, inputs) for inputs in (*parts, parts[0], joined))
-    if one is None or other is None or same is None or together is None:
-        return unsure
-    axes: list[int | None] = []
-    for first, second, again, two in zip(one, other, same, together, strict=True):
-        grown = [axis for axis, (a, b) in enumerate(zip(first.shape, two.shape, strict=False)) if a != b]
-        if len(grown) != 1 or two.shape[grown[0]] != 2 * first.shape[grown[0]]:
-            axes.append(None)  # it sums up, or pairs everything with everything
-            continue
-        axes.append(grown[0])
-        halves = zip((first, second), two.chunk(2, grown[0]), strict=True)
-        if not _apart(first, again) and any(_apart(*pair) for pair in halves):  # else it draws numbers
-            return None
-    return axes
-
-
-def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
+def _compare(flat: Flat, proto: Any, examples: list[dict[str, torch.Tensor]]) -> None:
     """Runs module and graph on the examples, and on noise of both signs where all inputs are floats.
 
     Raises:
@@ -244,7 +144,7 @@ def _compare(module: nn.Module, proto: Any, examples: list[dict[str, torch.Tenso
             for sign in (1, -1)
         ]
     for inputs in (*examples[:4], *noise):
-        why = _difference(module, engine, inputs)
+        why = _difference(flat, engine, inputs)
         if why is not None:
             shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in inputs.items())
             raise ModelError(
@@ -261,20 +161,10 @@ def _engine(proto: Any) -> Engine | str:
         return str(error)
 
 
-def _answers(module: nn.Module, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...] | None:
-    """What the module answers; None if it does not take such inputs."""
-    try:
-        with torch.no_grad():
-            found = _Flat(module, list(inputs))(*inputs.values())
-    except Exception:  # the user's code
-        return None
-    return found if isinstance(found, tuple) else (found,)
-
-
-def _difference(module: nn.Module, engine: Engine | str, inputs: dict[str, torch.Tensor]) -> str | None:
+def _difference(flat: Flat, engine: Engine | str, inputs: dict[str, torch.Tensor]) -> str | None:
     """How the graph fails to answer as the module; None if it does not, or the module takes no such inputs."""
-    wanted, again = _answers(module, inputs), _answers(module, inputs)
-    if wanted is None or again is None or any(_apart(*pair) for pair in zip(wanted, again, strict=True)):
+    wanted, again = flat.answers(inputs), flat.answers(inputs)
+    if wanted is None or again is None or any(apart(*pair) for pair in zip(wanted, again, strict=True)):
         return None  # what draws numbers of its own cannot be compared
     if isinstance(engine, str):
         return engine
@@ -282,10 +172,10 @@ def _difference(module: nn.Module, engine: Engine | str, inputs: dict[str, torch
         found = engine({name: tensor.numpy() for name, tensor in inputs.items()})
     except (ModelError, InputError) as error:
         return None if any(not bool(torch.isfinite(y).all()) for y in wanted) else str(error)[:120]
-    shaken = _answers(module, {name: _shaken(tensor) for name, tensor in inputs.items()}) or wanted
+    shaken = flat.answers({name: _shaken(tensor) for name, tensor in inputs.items()}) or wanted
     rooms = [_room(one, two) for one, two in zip(wanted, shaken, strict=True)]
     pairs = zip(wanted, found, rooms, strict=True)
-    return next((why for one, two, room in pairs if (why := _apart(one, torch.from_numpy(two), room))), None)
+    return next((why for one, two, room in pairs if (why := apart(one, torch.from_numpy(two), room))), None)
 
 
 def _shaken(tensor: torch.Tensor) -> torch.Tensor:
@@ -302,15 +192,6 @@ def _room(one: torch.Tensor, two: torch.Tensor) -> float:
     if one.shape != two.shape or not one.is_floating_point() or not one.numel():
         return 0.0
     return JUMPS * float(torch.nan_to_num(one - two, 0.0, 0.0, 0.0).abs().max())
-
-
-def _apart(one: torch.Tensor, two: torch.Tensor, room: float = 0.0) -> str | None:
-    """How two answers differ by more than rounding."""
-    if one.shape != two.shape:
-        return f"{tuple(two.shape)} in place of {tuple(one.shape)}"
-    scale = float(one.abs().max()) if one.is_floating_point() and one.numel() else 0.0
-    same = np.allclose(one.numpy(), two.numpy(), rtol=1e-2, atol=1e-3 * scale + 1e-6 + room, equal_nan=True)
-    return None if same else "other numbers"
 
 
 @contextmanager
@@ -331,18 +212,17 @@ def _unflatten_as_reshape() -> Iterator[None]:
 
 
 def _export(
-    module: nn.Module, examples: list[dict[str, torch.Tensor]], axes: Mapping[str, int], answered: Sequence[int | None]
+    flat: Flat, examples: list[dict[str, torch.Tensor]], axes: Mapping[str, int], answered: Sequence[int | None]
 ) -> Any:
     """The graph as the exporter gives it, its initializers under their names in the state dict; with a free number of
     examples along ``axes`` of inputs, and of answers along those of outputs."""
     buffer, names, first = io.BytesIO(), list(examples[0]), list(examples[0].values())
-    flat = _Flat(module, names)
     with torch.no_grad():
         flat(*first)
     outputs = [f"output_{number}_of_all" for number in range(len(flat.called))]  # the exporter refuses some names
     free = {
         name: {
-            axis: "batch" if axis == axes.get(name) else f"{name}_{axis}"
+            axis: "batch" if axis == axes.get(name) else free_axis(name, axis)
             for axis, size in enumerate(tensor.shape)
             if axis == axes.get(name) or any(other[name].shape[axis] != size for other in examples)
         }
@@ -370,7 +250,7 @@ def _export(
     proto = onnx.load_from_string(buffer.getvalue())
     prefix = "module."
     _rename_(proto.graph, lambda name: name.removeprefix(prefix) if name.startswith(prefix) else name)
-    known = [*names, *module.state_dict(), *(tensor.name for tensor in proto.graph.initializer)]
+    known = [*names, *flat.module.state_dict(), *(tensor.name for tensor in proto.graph.initializer)]
     called = _named_outputs(flat.called, OUTPUT if names == [INPUT] else "output", known)
     final = dict(zip(outputs, called, strict=True))
     inner = {name: f"{name} inside" for name in final.values()}  # what lies between has no name that counts

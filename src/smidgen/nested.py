@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["flattened", "nested"]
+__all__ = ["flattened", "is_array", "nested"]
 
 
-def flattened(given: Mapping[str, Any]) -> dict[str, Any]:
+def is_array(part: Any) -> bool:
+    """Whether this is an array of NumPy, a tensor of PyTorch, or anything that says shape and type as these do."""
+    return hasattr(part, "shape") and hasattr(part, "dtype")
+
+
+def flattened(given: Mapping[Any, Any]) -> dict[str, Any]:
     """Each array on its own, by the names and places on the way to it; lists of plain numbers are arrays.
 
     Example:
@@ -18,47 +23,34 @@ def flattened(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, part in given.items():
-        if isinstance(part, list | tuple) and part and all(_is_part(each) for each in part) and _holds_arrays(part):
-            part = {str(place): each for place, each in enumerate(part)}
-        if isinstance(part, Mapping):
-            found |= {f"{name}.{inner}": each for inner, each in flattened(part).items()}
+        parts = _parts(part)
+        if parts is None:
+            found[str(name)] = part
         else:
-            found[name] = part
+            found |= {f"{name}.{inner}": each for inner, each in flattened(parts).items()}
     return found
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``flattened`` was given, with tuples in place of lists.
+def nested(template: Any, leaves: Iterator[Any]) -> Any:
+    """What ``flattened`` was given, ``template``, with other arrays in the places of its own, in order; lists become
+    tuples.
 
     Example:
-        >>> nested({"x": 1, "state.0": 2, "state.1": 3, "more.a": 4})
-        {'x': 1, 'state': (2, 3), 'more': {'a': 4}}
+        >>> import numpy as np
+        >>> nested({"x": 1, "state": [np.zeros(1), {"0": np.zeros(1)}]}, iter("abc"))
+        {'x': 'a', 'state': ('b', {'0': 'c'})}
     """
-    found: dict[str, Any] = {}
-    for name, part in flat.items():
-        first, inside, rest = name.partition(".")
-        if inside:
-            found.setdefault(first, {})[rest] = part
-        else:
-            found[first] = part
-    return {
-        name: _as_given(nested(part)) if isinstance(part, dict) else part  # only what was put together here
-        for name, part in found.items()
-    }
+    parts = _parts(template)
+    if parts is None:
+        return next(leaves)
+    found = {name: nested(part, leaves) for name, part in parts.items()}
+    return found if isinstance(template, Mapping) else tuple(found.values())
 
 
-def _is_part(part: Any) -> bool:
-    return hasattr(part, "shape") or isinstance(part, Mapping | list | tuple)
-
-
-def _holds_arrays(part: Any) -> bool:
+def _parts(part: Any) -> Mapping[Any, Any] | None:
+    """What is in a mapping, or in a tuple or list of arrays; None for an array, or what becomes one."""
     if isinstance(part, Mapping):
-        part = part.values()
-    elif not isinstance(part, list | tuple):
-        return hasattr(part, "shape")
-    return any(_holds_arrays(each) for each in part)
-
-
-def _as_given(parts: dict[str, Any]) -> Any:
-    places = [str(place) for place in range(len(parts))]
-    return tuple(parts.values()) if list(parts) == places else parts
+        return part
+    if isinstance(part, list | tuple) and any(is_array(each) or _parts(each) is not None for each in part):
+        return dict(enumerate(part))
+    return None

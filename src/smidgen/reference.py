@@ -45,15 +45,9 @@ class Reference:
         labelled = bool(original.labels) or examples.truth is not None
         axes = answer_axes(engine, original, self.inputs[0], self.answers[0])
         outputs = outputs_of(model, self.answers[0], labelled, kind, axes)
-        variances = [self._variance(place, output) for place, output in enumerate(outputs)]
-        self.same = [output.name for output, variance in zip(outputs, variances, strict=True) if variance.is_none]
+        self.outputs = [self._with_variance(place, output) for place, output in enumerate(outputs)]
+        self.same = [output.name for place, output in enumerate(outputs) if self._is_same(place, output)]
         """Outputs that say the same of all examples."""
-        self.outputs = [
-            replace(output, variance=variance.found)
-            if output.kind == "values" and self.answers[0][place].dtype.kind == "f"
-            else output
-            for place, (output, variance) in enumerate(zip(outputs, variances, strict=True))
-        ]
         # a network of a fixed batch leaves out what makes no batch
         self.truth = None if examples.truth is None else np.asarray(examples.truth)[: len(self)]
         names = [output.name for output in outputs]
@@ -61,8 +55,11 @@ class Reference:
 
     @property
     def counts(self) -> bool:
-        """Whether one example more or less that agrees is a step of what is judged."""
-        return self.truth is not None or any(output.variance is None for output in self.outputs)
+        """Whether one example more or less that agrees is a step of what is judged: one answer for each is counted."""
+        return self.truth is not None or any(
+            output.kind in ("scores", "probabilities", "chances") and _places(output, self.answers[0][place]) == 1
+            for place, output in enumerate(self.outputs)
+        )
 
     @property
     def guessed(self) -> str:
@@ -102,7 +99,7 @@ class Reference:
         """Percent of the first output's answers that are the true class."""
         output = self.outputs[0]
         found = [output.leading(each[0]) for each in answers]
-        classes = [scores.argmax(output.axis).reshape(len(scores)) for scores in found]
+        classes = [_classes(output, scores) for scores in found]
         return 100 * float((np.concatenate(classes) == self.truth).mean())
 
     def _tallies(self, answers: list[list[NDArray[Any]]]) -> list[Tally]:
@@ -116,11 +113,18 @@ class Reference:
     def __len__(self) -> int:
         return sum(len(self.outputs[0].leading(answers[0])) for answers in self.answers)
 
-    def _variance(self, place: int, output: Output) -> Variance:
-        variance = Variance(output.axis if output.kind == "values" else 0)
+    def _with_variance(self, place: int, output: Output) -> Output:
+        if output.kind != "values" or self.answers[0][place].dtype.kind != "f":
+            return output
+        variance = Variance(output.axis)
         for answers in self.answers:
             variance.add(output.leading(answers[place]))
-        return variance
+        return replace(output, variance=variance.found)
+
+    def _is_same(self, place: int, output: Output) -> bool:
+        each = [output.leading(answers[place]) for answers in self.answers]
+        first = each[0][:1]
+        return all(part.shape[1:] == first.shape[1:] and np.allclose(part, first, 1e-6, 0) for part in each)
 
     def harm_alone(
         self,
@@ -133,7 +137,7 @@ class Reference:
 
         Of fewer, if the time is up.
         """
-        sizes = np.cumsum([len(answers[0]) for answers in self.answers])
+        sizes = np.cumsum([len(self.outputs[0].leading(answers[0])) for answers in self.answers])
         count = int(np.searchsorted(sizes, PROBED)) + 1
         found = {}
         for number, (name, code) in enumerate(codes.items(), 1):
@@ -147,3 +151,17 @@ class Reference:
     def _answers(self, archive: Archive, count: int) -> list[list[NDArray[Any]]]:
         engine = Engine(archive.onnx())
         return [engine(batch) for batch in self.inputs[:count]]
+
+
+def _places(output: Output, answers: NDArray[Any]) -> int:
+    """How many answers there are for each input."""
+    leading = output.leading(answers)
+    each = leading.size // max(1, len(leading))
+    return each if output.kind == "chances" else each // leading.shape[output.axis]
+
+
+def _classes(output: Output, leading: NDArray[Any]) -> NDArray[np.intp]:
+    """The class of each input; of a single chance, or a score of one class against the other, that it is the second."""
+    if leading.shape[output.axis] > 1:
+        return np.asarray(leading.argmax(output.axis).reshape(len(leading)))
+    return np.asarray((leading > (0.5 if output.kind == "chances" else 0)).reshape(len(leading)).astype(np.intp))

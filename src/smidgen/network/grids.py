@@ -13,6 +13,8 @@ from smidgen.network.call import Call, Operator, text
 
 __all__ = ["GRIDS"]
 
+TRANSFORMS = ("asymmetric", "align_corners", "half_pixel", "pytorch_half_pixel")
+
 
 def _resize(call: Call) -> Tensor:
     x = call[0]
@@ -31,8 +33,8 @@ def _resize(call: Call) -> Tensor:
             raise ModelError("Resize without scales and sizes")
         factors = [float(scale) for scale in scales.tolist()]
         wanted = [math.floor(size * factor) for size, factor in zip(x.shape, factors, strict=True)]
-    if call.attributes.get("axes") or transform == "tf_crop_and_resize":
-        raise ModelError(f"Resize with mode {mode}, {transform} or axes is not known")
+    if call.attributes.get("axes") or call.attributes.get("antialias") or transform not in TRANSFORMS:
+        raise ModelError(f"Resize with {transform}, axes or antialias is not known")
     for axis, (want, factor) in enumerate(zip(wanted, factors, strict=True)):
         if want != x.shape[axis] or factor != 1:
             rounding = text(call.attributes.get("nearest_mode", "round_prefer_floor" if call.opset >= 11 else "floor"))

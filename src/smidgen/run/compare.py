@@ -123,16 +123,19 @@ def answer_axes(
         batch: what it was given.
         answers: what it gave.
     """
-    double, count = twice(batch, archive), together(archive)
+    double = twice(batch, archive)
     if double:
         try:
             return axes_of_examples(answers, engine(double))
         except ModelError:  # it takes no other number of them, whatever it says
-            count = len(next(iter(batch.values())))
+            return [0 if array.ndim and len(array) == len(next(iter(batch.values()))) else None for array in answers]
     graph = onnx.load_from_string(archive.graph).graph
     named = [[d.dim_param for d in value.type.tensor_type.shape.dim] for value in graph.output]
-    found = axes_of_examples(answers, None, count)
-    return [names.index("batch") if "batch" in names else axis for names, axis in zip(named, found, strict=True)]
+    count = together(archive)
+    return [
+        names.index("batch") if "batch" in names else 0 if count and array.ndim and len(array) == count else None
+        for names, array in zip(named, answers, strict=True)
+    ]
 
 
 def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[str, NDArray[Any]]:

@@ -97,22 +97,17 @@ def _what_is_linear_alone(model: onnx.ModelProto, found: list[Output], known: se
     ]
 
 
-def axes_of_examples(one: Sequence[Array], two: Sequence[Array] | None = None, count: int = 1) -> list[int | None]:
+def axes_of_examples(one: Sequence[Array], two: Sequence[Array]) -> list[int | None]:
     """For each output the axis along which the answers to several inputs lie, None if there is none.
 
     Args:
         one: what a network gives for some inputs.
-        two: what it gives for all of these twice; None if it cannot take them so.
-        count: how many inputs these are, where they cannot be taken twice.
+        two: what it gives for all of these twice.
 
     Example:
         >>> axes_of_examples([np.zeros((3, 9)), np.zeros((1, 3, 5))], [np.zeros((6, 9)), np.zeros((1, 6, 5))])
         [0, 1]
-        >>> axes_of_examples([np.zeros((1, 9)), np.zeros((2, 1, 5))])
-        [0, None]
     """
-    if two is None:
-        return [0 if array.ndim and len(array) == count else None for array in one]
     found: list[int | None] = []
     for single, double in zip(one, two, strict=True):
         grown = [k for k, (a, b) in enumerate(zip(single.shape, double.shape, strict=False)) if b == 2 * a != 0]

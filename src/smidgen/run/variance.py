@@ -60,11 +60,6 @@ class Variance:
         self._mean, self._count = self._mean + difference * (count / both), both
 
     @property
-    def is_none(self) -> bool:
-        """Whether all answers are the same."""
-        return not bool(self._real.any())
-
-    @property
     def _real(self) -> Array:
         """Squared distances from the mean, without those of rounding."""
         return np.where(self._apart > SAME * self._count * np.square(self._mean), self._apart, 0.0)
