@@ -329,6 +329,19 @@ def test_a_module_that_says_nothing_takes_pictures_of_the_size_that_is_named(fol
     assert "with or without a size" in said
 
 
+class Rows:
+    """A dataset that knows its length, and does not fail beyond it."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
+        return self.rows[place % len(self.rows)][None], 1
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -337,6 +350,9 @@ def test_a_module_that_says_nothing_takes_pictures_of_the_size_that_is_named(fol
         lambda rows: {"input": rows},
         lambda rows: [rows, rows],
         lambda rows: (rows, rows[:, 0]),
+        lambda rows: tuple(rows[place : place + 5] for place in range(0, 50, 5)),
+        lambda rows: [(rows, 3), (rows, "two", None)],
+        Rows,
     ],
 )
 def test_one_array_is_a_batch(wrap: Callable[[np.ndarray], object]) -> None:

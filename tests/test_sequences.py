@@ -199,3 +199,80 @@ def test_states_in_tuples_have_names_and_any_number_of_examples(examples: int) -
     reference = Reference(archive, examples_from(data, archive, 100, 0))
     assert [output.examples for output in reference.outputs] == [0, 1, 1]
     assert len(reference) == 6 * examples
+
+
+class Last(nn.Module):
+    """Answers with what a layer says at the last step of a sequence that has no axis of examples, or of their mean."""
+
+    def __init__(self, mean: bool) -> None:
+        super().__init__()
+        self.memory, self.mean = nn.GRU(5, 8), mean
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.memory(x)[0]
+        return y.mean(0) if self.mean else y[-1]
+
+
+class Words(nn.Module):
+    """Attention between steps along the first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.layers = nn.Embedding(30, 16), nn.TransformerEncoder(layer(), 1, enable_nested_tensor=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.layers(self.words(ids))
+
+
+class Centred(nn.Module):
+    """What it says of one depends on the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x - x.mean(0))
+
+
+class Asked(nn.Module):
+    """Two inputs of which each pairs with all of the other."""
+
+    def forward(self, x: Tensor, q: Tensor) -> Tensor:
+        return x @ q.T
+
+
+@pytest.mark.parametrize(
+    ("module", "example"),
+    [
+        (Last(mean=False), (floats(4, 5),)),
+        (Last(mean=True), (floats(4, 5),)),
+        (Words(), (torch.ones(5, 1, dtype=torch.int64),)),
+        (Words(), (tokens(5),)),
+        (layer(), (torch.zeros(5, 1, 16),)),
+        (Centred(), (torch.zeros(4, 6),)),
+        (Centred(), (floats(4, 6),)),
+        (Asked(), (floats(1, 8), floats(7, 8))),
+    ],
+)
+def test_what_depends_on_others_is_no_example(module: nn.Module, example: tuple[Tensor, ...]) -> None:
+    archive = from_module(module.eval(), examples=[example])
+    assert not any("batch" in axes for axes in free_axes(archive))
+
+
+def test_rows_that_are_answered_one_by_one_are_examples() -> None:
+    """Beside a loss that is a mean over all, and what is the same for all."""
+
+    class Judged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last, self.anchors = nn.Linear(6, 3), nn.Parameter(torch.zeros(9, 2))
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            y = self.last(x)
+            return {"y": y, "loss": y.square().mean(), "anchors": self.anchors}
+
+    archive = from_module(Judged().eval(), examples=[(floats(5, 6),)])
+    assert free_axes(archive) == [["batch", 6]]
+    reference = Reference(archive, examples_from([floats(40, 6)], archive, 100, 0))
+    assert [output.examples for output in reference.outputs] == [0, None, None]

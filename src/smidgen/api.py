@@ -117,9 +117,10 @@ def _traceable(
     """What the data show of the inputs of a module, and the same data."""
     if data is None or isinstance(data, str | os.PathLike):
         return ([] if data is None else traceable(Path(data), *takes(module))), data
-    rest = iter(iterable(data))
+    needed, known = takes(module)
+    rest = iter(iterable(data, len(needed)))
     first = list(islice(rest, LOOKED_AT))
-    return traceable_from(first, *takes(module)), chain(first, rest)
+    return traceable_from(first, needed, known), chain(first, rest)
 
 
 def _examples(data: str | os.PathLike[str] | Iterable[Any], archive: Archive, pictures: int, seed: int) -> Examples:

@@ -187,11 +187,12 @@ def _unlike(given: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for one, _ in found]
 
 
-def iterable(data: Any) -> Iterable[Any]:
+def iterable(data: Any, count: int = 1) -> Iterable[Any]:
     """What is there to iterate over: an array or tensor of numbers, or several by name or in a tuple, is one batch.
 
     Args:
         data: an array of pictures, uint8 of shape (n, height, width, 3), is one of pictures.
+        count: how many inputs the network has: a tuple of so many arrays is a batch, though they are alike.
 
     Raises:
         InputError: it is nothing to iterate over.
@@ -200,7 +201,7 @@ def iterable(data: Any) -> Iterable[Any]:
         >>> len(list(iterable(np.zeros((9, 4))))), len(list(iterable(np.zeros((9, 5, 5, 3), np.uint8))))
         (1, 9)
     """
-    if isinstance(data, Mapping) or _is_batch(data):
+    if isinstance(data, Mapping) or _is_batch(data, count):
         return [data]
     if is_array(data):
         array = _plain(data)
@@ -212,19 +213,17 @@ def iterable(data: Any) -> Iterable[Any]:
     return data
 
 
-def _is_batch(data: Any) -> bool:
-    """Whether this is a tuple as data loaders give them, inputs and perhaps labels, and not one of pictures or batches:
-    these would be alike."""
-    if (
-        not isinstance(data, tuple)
-        or len(data) < 2
-        or not all(is_array(part) for part in flattened({"": data}).values())
-    ):
+def _is_batch(data: Any, count: int) -> bool:
+    """Whether this is a tuple as data loaders give them, inputs and perhaps labels, and not one of pictures or batches,
+    which would be alike, for a network of so many inputs."""
+    parts = list(flattened(dict(enumerate(data))).values()) if isinstance(data, tuple) else []
+    if len(parts) < 2 or not all(is_array(part) for part in parts):
         return False
-    first, *others = (_plain(part) for part in flattened({"": data}).values())
-    if any(part.dtype.kind not in "biufc" or part.dtype == np.uint8 for part in (first, *others)):
+    first, *others = (_plain(part) for part in parts)
+    if any(part.dtype.kind not in "biufc" or _is_of_pictures(part[None]) for part in (first, *others)):
         return False
-    return any(part.shape[1:] != first.shape[1:] or part.dtype != first.dtype for part in others)
+    alike = all(part.shape[1:] == first.shape[1:] and part.dtype == first.dtype for part in others)
+    return not alike or (count > 1 and len(parts) >= count)
 
 
 def _is_of_pictures(array: NDArray[Any]) -> bool:
@@ -262,7 +261,7 @@ def examples_from(data: Iterable[Any], archive: Archive, most: int, seed: int) -
 def _alone(data: Any, archive: Archive) -> dict[str, NDArray[Any]] | None:
     """The arrays of a single batch; None for anything else, also for an array of pictures."""
     inputs = inputs_of(archive)
-    if _is_batch(data):
+    if _is_batch(data, len(inputs)):
         parts = flattened(dict(enumerate(data))).values()
         return {given.name: _plain(part) for given, part in zip(inputs, parts, strict=False)}
     if isinstance(data, Mapping):

@@ -20,12 +20,12 @@ __all__ = ["Flat", "apart", "named_inputs"]
 def named_inputs(module: nn.Module, given: Mapping[str, Any] | Sequence[Any] | Tensor) -> dict[str, Any]:
     """Inputs by the names that the module's own function gives them."""
     if isinstance(given, Mapping):
-        return dict(given)
+        return {name: part for name, part in given.items() if part is not None}
     given = [given] if isinstance(given, Tensor) else given
     parameters = inspect.signature(module.forward).parameters.values()
     names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     names += [f"input_{number}" for number in range(len(names), len(given))]
-    return dict(zip(names, given, strict=False))
+    return {name: part for name, part in zip(names, given, strict=False) if part is not None}
 
 
 class Flat(nn.Module):

@@ -156,8 +156,8 @@ class Reference:
 def _places(output: Output, answers: NDArray[Any]) -> int:
     """How many answers there are for each input."""
     leading = output.leading(answers)
-    each = leading.size // max(1, len(leading))
-    return each if output.kind == "chances" else each // leading.shape[output.axis]
+    classes = 1 if output.kind == "chances" else leading.shape[output.axis]
+    return int(leading.size // max(1, len(leading) * classes))
 
 
 def _classes(output: Output, leading: NDArray[Any]) -> NDArray[np.intp]:
