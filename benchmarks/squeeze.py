@@ -15,7 +15,7 @@ from pathlib import Path
 from smidgen.archive import open_archive
 from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome, Point, search
-from smidgen.examples import examples_in
+from smidgen.given import examples_in
 from smidgen.read import read_model
 from smidgen.reference import Reference
 from smidgen.run.evaluate import evaluate

@@ -19,7 +19,8 @@ from smidgen.arrange import arranged, bias_names
 from smidgen.cli import cli as main
 from smidgen.code import Code
 from smidgen.errors import InputError, ModelError
-from smidgen.examples import batches, examples_from, examples_in, inputs_of
+from smidgen.examples import batches, inputs_of
+from smidgen.given import examples_from, examples_in
 from smidgen.measure import measure, need
 from smidgen.network import Network
 from smidgen.read import from_module, read_model

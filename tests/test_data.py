@@ -11,7 +11,7 @@ import pytest
 import smidgen
 from smidgen.api import compress_by_plan
 from smidgen.budget import Budget, Outcome
-from smidgen.examples import examples_in
+from smidgen.given import examples_in
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.plan import Plan
 from smidgen.read import read_model

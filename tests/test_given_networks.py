@@ -21,9 +21,10 @@ from smidgen.arrange import arranged, bias_names
 from smidgen.budget import Budget, Outcome
 from smidgen.cli import cli
 from smidgen.code import Affine, Code, Stats
-from smidgen.examples import batches, examples_from
+from smidgen.examples import batches
 from smidgen.facts import facts_of
 from smidgen.file import UNIT, write
+from smidgen.given import examples_from
 from smidgen.measure import measure
 from smidgen.methods import Quantize, Squeeze
 from smidgen.network import Network

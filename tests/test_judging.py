@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from smidgen.archive import Archive
 from smidgen.budget import Budget, Fidelity, Outcome
-from smidgen.examples import Examples, batches, examples_from
+from smidgen.examples import Examples, batches
+from smidgen.given import examples_from
 from smidgen.pipeline import squeeze_to_budget
 from smidgen.read import from_module
 from smidgen.reporter import Reporter

@@ -20,8 +20,9 @@ from smidgen.archive import Archive, Preprocessing
 from smidgen.budget import Budget, Outcome, Point, search
 from smidgen.cli import cli
 from smidgen.errors import InputError, ModelError
-from smidgen.examples import Examples, batches, examples_from, examples_in, inputs_of
+from smidgen.examples import Examples, batches, inputs_of
 from smidgen.file import write
+from smidgen.given import examples_from, examples_in
 from smidgen.read import from_module, read_model
 from smidgen.reference import Reference
 

@@ -15,7 +15,7 @@ import smidgen
 from smidgen.archive import Label
 from smidgen.budget import Budget, Outcome
 from smidgen.errors import InputError
-from smidgen.examples import examples_from
+from smidgen.given import examples_from
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.read import from_module
 from smidgen.reporter import Reporter

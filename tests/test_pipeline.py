@@ -21,8 +21,9 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.budget import Budget, Fidelity, Outcome, Point
 from smidgen.code import Affine, Code, Trellis
 from smidgen.errors import InputError, ModelError
-from smidgen.examples import Examples, batches, examples_in, split
+from smidgen.examples import Examples, batches, split
 from smidgen.file import inspect, write
+from smidgen.given import examples_in
 from smidgen.measure import measure
 from smidgen.network import Network
 from smidgen.pipeline import Settings, squeeze_to_budget

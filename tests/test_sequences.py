@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import smidgen
 from smidgen.archive import Archive
 from smidgen.cli import cli
-from smidgen.examples import examples_from
+from smidgen.given import examples_from
 from smidgen.read import from_module
 from smidgen.reference import Reference
 from smidgen.run.session import Engine

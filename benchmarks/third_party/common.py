@@ -13,7 +13,7 @@ from typing import Any
 
 from smidgen.archive import Archive, open_archive
 from smidgen.budget import Budget, Outcome
-from smidgen.examples import examples_from
+from smidgen.given import examples_from
 from smidgen.pipeline import Settings, squeeze_to_budget
 from smidgen.reporter import Reporter
 from smidgen.run.session import Engine

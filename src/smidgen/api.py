@@ -14,10 +14,12 @@ from smidgen.archive import Archive, Label, Preprocessing
 from smidgen.arrange import layer_weights, normalized, turned
 from smidgen.budget import Budget, Outcome, parse_size
 from smidgen.errors import InputError, LimitError
-from smidgen.examples import LOOKED_AT, Examples, examples_from, examples_in, iterable, traceable, traceable_from
+from smidgen.examples import Examples
+from smidgen.given import examples_from, examples_in, iterable
 from smidgen.pipeline import Settings, squeeze_to_budget, with_program
 from smidgen.plan import Plan
 from smidgen.read import described, read_model, says_what_it_takes, takes
+from smidgen.traceable import LOOKED_AT, traceable, traceable_from
 from smidgen.transform import transform
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def compress(
         module: the network; or what the command line takes, such as an ONNX file. It is not changed.
         data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
             (height, width, 3)) or of batches, as a data loader gives them, or one of these: see
-            ``smidgen.examples.examples_from``. No
+            ``smidgen.given.examples_from``. No
             labels are needed; a folder may have sub-folders named by ``labels``. With a plan they only show the ranges
             of activations, which the network needs to run without ONNX Runtime.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["flattened", "is_array", "nested"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["flattened", "is_array", "nested", "plain"]
 
 
 def is_array(part: Any) -> bool:
     """Whether this is an array of NumPy, a tensor of PyTorch, or anything that says shape and type as these do."""
     return hasattr(part, "shape") and hasattr(part, "dtype")
+
+
+def plain(array: Any) -> NDArray[Any]:
+    """An array or tensor, on whatever device, as an array of NumPy."""
+    return np.asarray(array.detach().cpu() if hasattr(array, "detach") else array)
 
 
 def flattened(given: Mapping[Any, Any]) -> dict[str, Any]:

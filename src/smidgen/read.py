@@ -22,11 +22,11 @@ from torch import nn
 from smidgen.archive import Archive, Label, Preprocessing, open_archive
 from smidgen.container import read_bytes
 from smidgen.errors import ModelError, WeightError, one_line
-from smidgen.examples import traceable
 from smidgen.graph import export_graph
 from smidgen.network import Network
 from smidgen.onnx_file import read_onnx
 from smidgen.preprocess import size_in, with_preprocessing
+from smidgen.traceable import traceable
 from smidgen.zoo import ZOO, build
 from smidgen.zoo.pretrained import PRETRAINED, SQUEEZENET1_1_PREPROCESSING, imagenet_labels, squeezenet1_1_weights
 

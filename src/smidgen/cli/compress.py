@@ -151,8 +151,9 @@ def _by_plan(
 ) -> None:
     from smidgen.api import compress_by_plan
     from smidgen.errors import ModelError
-    from smidgen.examples import all_in, examples_in, split
+    from smidgen.examples import split
     from smidgen.file import codecs_named
+    from smidgen.given import all_in, examples_in
     from smidgen.pipeline import with_program
     from smidgen.plan import Plan
     from smidgen.read import read_model
@@ -205,8 +206,8 @@ def _by_limit(
 ) -> None:
     from smidgen.budget import Budget, Outcome, Point, parse_seconds, parse_size
     from smidgen.errors import InputError
-    from smidgen.examples import examples_in
     from smidgen.file import codecs_named
+    from smidgen.given import examples_in
     from smidgen.pipeline import Settings, squeeze_to_budget
     from smidgen.read import read_model
     from smidgen.reporter import Reporter

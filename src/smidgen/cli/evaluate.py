@@ -99,7 +99,8 @@ def _classifies(archive: Archive) -> bool:
 def _compare(
     files: tuple[str, ...], archives: list[Archive], sizes: list[int], data: Path, kind: str | None, as_json: bool
 ) -> None:
-    from smidgen.examples import all_in, batches, groups
+    from smidgen.examples import batches, groups
+    from smidgen.given import all_in
     from smidgen.reporter import small
     from smidgen.run.compare import compare
 

@@ -140,7 +140,7 @@ def drawn(archive: Archive, data: Path, most: int) -> list[Item]:
     """At most so many of the examples in ``data``, drawn at random."""
     import numpy as np
 
-    from smidgen.examples import all_in
+    from smidgen.given import all_in
 
     found = all_in(data, archive)
     return [found[index] for index in np.random.default_rng(0).permutation(len(found))[:most]]

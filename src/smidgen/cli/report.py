@@ -68,7 +68,7 @@ def _beside(file: Path, against: str, data: Path, given: tuple[str | None, str |
     from smidgen.archive import open_archive
     from smidgen.cli.evaluate import opened, size_of
     from smidgen.errors import InputError
-    from smidgen.examples import labelled_in
+    from smidgen.given import labelled_in
     from smidgen.report.about_a_file import Beside
 
     preprocessing, outputs = given

@@ -80,7 +80,7 @@ def statistics(work: Work, seed: int) -> dict[str, Stats]:
 
 def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
     """The model and the pictures, after a check that they are those of the process that was started."""
-    from smidgen.examples import examples_in
+    from smidgen.given import examples_in
     from smidgen.read import read_model
 
     data = Path(work.data)
@@ -95,7 +95,7 @@ def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
 
 def described(model: Archive, work: Work) -> Work:
     """The work with what is found where it is done."""
-    from smidgen.examples import files_in
+    from smidgen.given import files_in
 
     weights = hashlib.sha256(model.graph + repr((model.preprocessing, model.labels)).encode())
     for key, array in model.decoded().items():
