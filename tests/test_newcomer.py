@@ -403,3 +403,16 @@ def test_a_network_of_one_example_takes_the_rows_of_a_file(tmp_path: Path) -> No
     np.savez(tmp_path / "rows.npz", x=x, state=state)
     archive = smidgen.compress(Streamed(), tmp_path / "rows.npz", size=2500)
     assert len(examples_in(tmp_path / "rows.npz", archive, 100, 0).calibration) == 32
+
+
+def test_integers_of_a_network_that_takes_two_pictures_at_once(folder: Path) -> None:
+    model = onnx.load("fixed.onnx")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, "pairs.onnx")
+    preprocessing = ("--preprocessing", "unit")
+    status, said = run("compress", "pairs.onnx", "--plan", "lossless", "-o", "x.smidgen", *preprocessing)
+    assert status == 0, said
+    status, said = run("export", "x.smidgen", "--to", "onnx-int8", "--data", "photos", "-o", "x.onnx")
+    assert status == 0, said
+    assert "beside float32, on the 4 inputs that it was calibrated on" in said
