@@ -167,3 +167,23 @@ def test_it_is_said_where_all_answers_are_the_same(count: int, noise: float) -> 
     examples = examples_from([rows], archive, 100, 0)
     squeeze_to_budget(archive, examples, Outcome(Budget(max_drop=1.0)), reporter=Reporter(say=lines.append))
     assert sum("are the same ('scores'), so nothing is known of others" in line for line in lines) == 1
+
+
+def test_what_an_output_is_does_not_hang_on_how_it_is_made_ready() -> None:
+    """A linear output in units, two numbers as two classes would be, becomes a part of the layer before it."""
+
+    class Wind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.hidden, self.last = nn.Linear(6, 16), nn.Linear(16, 2)
+            self.register_buffer("deviation", torch.tensor([3.0, 50.0]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.hidden(x).relu()) * self.deviation
+
+    archive = from_module(Wind().eval(), examples=[(torch.zeros(1, 6),)])
+    rows = np.random.default_rng(0).normal(size=(100, 6)).astype(np.float32)
+    small, fidelity = squeezed(archive, [rows])
+    assert fidelity.measure == "R squared"
+    assert compared(archive, small, [rows], 8)[0].kind == "values"

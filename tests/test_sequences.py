@@ -276,3 +276,13 @@ def test_rows_that_are_answered_one_by_one_are_examples() -> None:
     assert free_axes(archive) == [["batch", 6]]
     reference = Reference(archive, examples_from([floats(40, 6)], archive, 100, 0))
     assert [output.examples for output in reference.outputs] == [0, None, None]
+
+
+def test_states_in_files_are_called_by_their_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("streams").mkdir()
+    for number in range(30):
+        x, (h, c) = states(1, 3 + number % 3, number)
+        np.savez(f"streams/{number:02}.npz", **{"x": x.numpy(), "state.0": h.numpy(), "state.1": c.numpy()})
+    archive = smidgen.compress(Stateful(), "streams", size=9000)
+    assert [value.name for value in archive.onnx().graph.input] == ["x", "state.0", "state.1"]

@@ -18,14 +18,29 @@ __all__ = ["Flat", "apart", "named_inputs"]
 
 
 def named_inputs(module: nn.Module, given: Mapping[str, Any] | Sequence[Any] | Tensor) -> dict[str, Any]:
-    """Inputs by the names that the module's own function gives them."""
+    """Inputs by the names that the module's own function gives them; ``state.0`` and ``state.1``, as in files, are a
+    tuple."""
+    parameters = inspect.signature(module.forward).parameters
     if isinstance(given, Mapping):
-        return {name: part for name, part in given.items() if part is not None}
+        return _grouped({name: part for name, part in given.items() if part is not None}, parameters)
     given = [given] if isinstance(given, Tensor) else given
-    parameters = inspect.signature(module.forward).parameters.values()
-    names = [each.name for each in parameters if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
+    names = [each.name for each in parameters.values() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
     names += [f"input_{number}" for number in range(len(names), len(given))]
     return {name: part for name, part in zip(names, given, strict=False) if part is not None}
+
+
+def _grouped(given: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, part in given.items():
+        first, dot, rest = str(name).partition(".")
+        if dot and first in known and name not in known:
+            found.setdefault(first, {})[rest] = part
+        else:
+            found[name] = part
+    for name, part in found.items():
+        if name not in given and list(part) == [str(place) for place in range(len(part))]:
+            found[name] = tuple(part.values())
+    return found
 
 
 class Flat(nn.Module):

@@ -93,9 +93,9 @@ def squeeze_to_budget(
         ModelError: there is nothing to squeeze, or the network's answers cannot be measured.
     """
     inputs_of(original)
-    original = arranged(original)
+    given, original = original, arranged(original)
     original = with_program(original, examples.calibration, reporter)
-    reference = Reference(original, examples, settings.outputs)
+    reference = Reference(original, examples, settings.outputs, given.graph)
     for line in _caveats(reference, examples, outcome.budget.max_drop):
         reporter.say(line)
     if stats is None:

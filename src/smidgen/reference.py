@@ -35,13 +35,17 @@ class Reference:
         original: the network before.
         examples: to judge by.
         kind: what outputs are, if the user says so; see ``smidgen.run.kinds.kinds_in``.
+        graph: the network's before it was made ready, in which the last operators say more of what outputs are: scores
+            that are multiplied with the deviation of something are none. By default that of ``original``.
     """
 
-    def __init__(self, original: Archive, examples: Examples, kind: str | None = None) -> None:
+    def __init__(
+        self, original: Archive, examples: Examples, kind: str | None = None, graph: bytes | None = None
+    ) -> None:
         self.inputs = list(batches(by_shape(examples.held_out), original, BATCH))
         engine = Engine(original.onnx())
         self.answers = [engine(batch) for batch in self.inputs]
-        model = onnx.load_from_string(original.graph)
+        model = onnx.load_from_string(graph or original.graph)
         labelled = bool(original.labels) or examples.truth is not None
         axes = answer_axes(engine, original, self.inputs[0], self.answers[0])
         outputs = outputs_of(model, self.answers[0], labelled, kind, axes)

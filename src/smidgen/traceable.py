@@ -56,7 +56,7 @@ def _named(given: Any, needed: Sequence[str], known: Sequence[str]) -> dict[str,
         return {}
     if not isinstance(given, Mapping):
         given = dict(zip(needed, given if isinstance(given, tuple | list) else [given], strict=False))
-    names = [name for name in given if name in known] or list(given)[: len(needed)]
+    names = [name for name in given if str(name).partition(".")[0] in known] or list(given)[: len(needed)]
     return {name: given[name] for name in names}
 
 

@@ -74,8 +74,9 @@ def statistics(work: Work, seed: int) -> dict[str, Stats]:
 
     with one_thread():
         model, examples = _read(work, seed)
-        model = arranged(model)
-        return measured(model, examples, seed, outputs=Reference(model, examples, work.outputs).outputs)
+        ready = arranged(model)
+        outputs = Reference(ready, examples, work.outputs, model.graph).outputs
+        return measured(ready, examples, seed, outputs=outputs)
 
 
 def _read(work: Work, seed: int) -> tuple[Archive, Examples]:
