@@ -187,3 +187,16 @@ def test_what_an_output_is_does_not_hang_on_how_it_is_made_ready() -> None:
     small, fidelity = squeezed(archive, [rows])
     assert fidelity.measure == "R squared"
     assert compared(archive, small, [rows], 8)[0].kind == "values"
+
+
+@pytest.mark.parametrize(("bias", "said"), [(0.0, False), (2.2, True), (9.0, True)])
+def test_it_is_said_where_what_matters_is_rare(bias: float, said: bool) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 2), nn.Softmax(1))
+    module[0].bias.data = torch.tensor([bias, 0.0])
+    archive = from_module(module.eval(), (6,))
+    rows = np.random.default_rng(0).normal(size=(500, 6)).astype(np.float32)
+    lines: list[str] = []
+    examples = examples_from([rows], archive, 100, 0)
+    squeeze_to_budget(archive, examples, Outcome(Budget(max_drop=1.0)), reporter=Reporter(say=lines.append))
+    assert any("are the same one, and 1 points may be much of those" in line for line in lines) is said

@@ -38,6 +38,9 @@ AT_ONCE = 5
 LOWERED = 100
 """Examples that show the ranges of activations."""
 
+RARE = 10
+"""Times the points that may be lost: where fewer percent of the answers are not the commonest one, that is said."""
+
 FIRST_RATE = 1e-7
 REFINED = 250
 """Pictures that targets are found with, at most; more would take longer than they are worth."""
@@ -134,6 +137,12 @@ def _caveats(reference: Reference, examples: Examples, max_drop: float | None) -
     left_out = len(examples.held_out) - count if what == "pictures" else 0
     if left_out:
         yield f"the network takes a fixed number of pictures at once, so {left_out} held-out ones are left out"
+    name, rare = reference.rare
+    if max_drop is not None and reference.truth is None and rare < RARE * max_drop:
+        yield (
+            f"all answers of {name!r} but {rare:.1f} % are the same one, and {max_drop:g} points may be much of those; "
+            "ask for less, or for a --size"
+        )
     if max_drop is not None and 100 / count > max_drop and reference.counts:
         yield f"one of {count} answers is {100 / count:.1f} points: give more {what} for finer answers"
 

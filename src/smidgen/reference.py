@@ -66,6 +66,18 @@ class Reference:
         )
 
     @property
+    def rare(self) -> tuple[str, float]:
+        """The output of one class for each input that has fewest answers beside the commonest one, and their part in
+        percent; "" if there is no such output."""
+        found = ("", 100.0)
+        for place, output in enumerate(self.outputs):
+            if output.kind in ("scores", "probabilities", "chances") and _places(output, self.answers[0][place]) == 1:
+                each = np.concatenate([_classes(output, output.leading(answers[place])) for answers in self.answers])
+                part = 100 - 100 * np.bincount(each).max() / len(each)
+                found = min(found, (output.name, float(part)), key=lambda one: one[1])
+        return found
+
+    @property
     def guessed(self) -> str:
         """What outputs are taken for, where that may be wrong: what is linear may be scores of classes, or numbers for
         which a common shift matters. "" where it is known."""
