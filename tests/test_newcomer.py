@@ -351,6 +351,7 @@ class Rows:
         lambda rows: {"input": rows},
         lambda rows: [rows, rows],
         lambda rows: (rows, rows[:, 0]),
+        lambda rows: (rows, rows + 1000),
         lambda rows: tuple(rows[place : place + 5] for place in range(0, 50, 5)),
         lambda rows: [(rows, 3), (rows, "two", None)],
         Rows,
@@ -416,3 +417,55 @@ def test_integers_of_a_network_that_takes_two_pictures_at_once(folder: Path) -> 
     status, said = run("export", "x.smidgen", "--to", "onnx-int8", "--data", "photos", "-o", "x.onnx")
     assert status == 0, said
     assert "beside float32, on the 4 inputs that it was calibrated on" in said
+
+
+def test_targets_that_look_like_inputs_are_left_alone() -> None:
+    module = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    x = torch.linspace(-3, 3, 80)[:, None]
+    archive = from_module(module, (1,))
+    found = examples_from((x, x.sin() + 100), archive, 1000, 0)
+    assert (len(found.calibration), len(found.held_out)) == (64, 16)
+    assert max(float(item["image"].max()) for item in found.calibration) <= 3  # type: ignore[call-overload, index]
+
+
+def test_one_row_at_a_time_from_an_array_as_from_a_file() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(60, 8), nn.Tanh())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x.view(1, 60))
+
+    rows = np.random.default_rng(0).normal(size=(80, 60)).astype(np.float32)
+    for data in (rows, {"x": rows}, (rows, np.zeros(80))):
+        assert smidgen.compress(One(), data, size=2500).tensors  # type: ignore[arg-type]
+
+
+def test_outputs_that_are_no_numbers(tmp_path: Path) -> None:
+    """As the converter of scikit-learn leaves them."""
+    weights = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("MatMul", ["x", "w"], ["y"]),
+        onnx.helper.make_node("Softmax", ["y"], ["probabilities"], axis=1),
+        onnx.helper.make_node("ArgMax", ["y"], ["place"], axis=1, keepdims=0),
+        onnx.helper.make_node("Gather", ["names", "place"], ["label"]),
+    ]
+    info, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    outputs = [info("label", kinds.STRING, ["n"]), info("probabilities", kinds.FLOAT, ["n", 3])]
+    names = onnx.helper.make_tensor("names", kinds.STRING, [3], [b"a", b"b", b"c"])
+    constants = [onnx.numpy_helper.from_array(weights, "w"), names]
+    graph = onnx.helper.make_graph(nodes, "g", [info("x", kinds.FLOAT, ["n", 6])], outputs, constants)
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "s.onnx",
+    )
+    rows = np.random.default_rng(1).normal(size=(80, 6)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=rows)
+    name, data, small = (str(tmp_path / each) for each in ("s.onnx", "x.npz", "s.smidgen"))
+    status, said = run("compress", name, "--data", data, "--max-drop", "10", "-o", small)
+    assert status == 1
+    assert "constants of text cannot be computed; leave out the outputs that are made of them" in said
+    assert run("compress", name, "--plan", "int8", "-o", small)[0] == 0
+    status, said = run("evaluate", name, small, "--data", data)
+    assert status == 0, said

@@ -30,7 +30,7 @@ class Padded(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.words, self.last = nn.Embedding(30, 16, padding_idx=0), nn.Linear(16, 5)
-        self.layers = nn.TransformerEncoder(layer(batch_first=True), 2)
+        self.layers = nn.TransformerEncoder(layer(batch_first=True), 2, enable_nested_tensor=False)
 
     def forward(self, ids: Tensor) -> Tensor:
         seen = (ids != 0).unsqueeze(-1).float()
@@ -286,3 +286,40 @@ def test_states_in_files_are_called_by_their_places(tmp_path: Path, monkeypatch:
         np.savez(f"streams/{number:02}.npz", **{"x": x.numpy(), "state.0": h.numpy(), "state.1": c.numpy()})
     archive = smidgen.compress(Stateful(), "streams", size=9000)
     assert [value.name for value in archive.onnx().graph.input] == ["x", "state.0", "state.1"]
+
+
+class Tagged(nn.Module):
+    """Says something of each token, also of padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.last = nn.Embedding(30, 16), nn.Linear(16, 3)
+        self.layers = nn.TransformerEncoder(layer(batch_first=True), 1)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.last(self.layers(self.words(ids), src_key_padding_mask=ids == 0))
+
+
+def test_padding_in_a_batch_is_no_reason_to_refuse_a_transformer() -> None:
+    ids = torch.tensor([[3, 4, 5, 6, 7, 8], [3, 4, 5, 0, 0, 0], [9, 8, 0, 0, 0, 0], [1, 2, 3, 4, 0, 0]])
+    before = torch.backends.mha.get_fastpath_enabled()
+    archive = from_module(Tagged(), examples=[(ids,), (ids[:, :5],)])
+    assert free_axes(archive) == [["batch", "ids_1"]]
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+class Packed(nn.Module):
+    """Gives as many steps as the longest of a batch has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory, self.last = nn.LSTM(5, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+        return self.last(nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0], batch_first=True)[0])
+
+
+def test_a_batch_as_long_as_its_longest_is_one_of_examples() -> None:
+    archive = from_module(Packed(), examples=[(floats(4, 9, 5), torch.tensor([9, 7, 5, 4]))])
+    assert free_axes(archive)[0] == ["batch", 9, 5]

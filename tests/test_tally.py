@@ -58,3 +58,15 @@ def test_one_class_for_each_input_is_counted_plainly() -> None:
     assert tallied(Output("y", "chances"), chances, chances[[0, 1, 1, 1]]).agreement == pytest.approx(3 / 4)
     numbers = np.array([[1, 2], [3, 4]])
     assert tallied(Output("y", "values"), numbers, np.array([[1, 2], [3, 5]])).agreement == pytest.approx(3 / 4)
+
+
+def test_another_number_of_things_is_another_answer() -> None:
+    """As boxes are chosen by their chances: three of four times as many were found."""
+    tally = Tally(Output("boxes", "values", 2, variance=(1.0, 1.0), examples=None))
+    for count in (5, 5, 5, 4):
+        tally.add(np.zeros((5, 2)), np.zeros((count, 2)))
+    assert (tally.agreement, tally.divergence, tally.examples) == (0.75, 0.25, 4)
+    tally = Tally(Output("classes", "scores", 2, examples=None))
+    for count in (5, 4):
+        tally.add(np.eye(5), np.eye(5)[:count])
+    assert (tally.agreement, tally.divergence) == (0.5, 0.5)

@@ -120,7 +120,10 @@ def _traceable(
     if data is None or isinstance(data, str | os.PathLike):
         return ([] if data is None else traceable(Path(data), *takes(module))), data
     needed, known = takes(module)
-    rest = iter(iterable(data, len(needed)))
+    batches = iterable(data, len(needed))
+    if isinstance(batches, list) and batches is not data:  # one batch alone, or pictures in one array
+        return traceable_from(batches, needed, known), data
+    rest = iter(batches)
     first = list(islice(rest, LOOKED_AT))
     return traceable_from(first, needed, known), chain(first, rest)
 

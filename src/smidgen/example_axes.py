@@ -104,7 +104,7 @@ def _answered(
         draws = apart(first, again) is not None  # numbers of its own, which cannot be compared
         if len(grown) == 1 and both.shape[grown[0]] == 2 * first.shape[grown[0]]:
             halves = zip((first, second), both.chunk(2, grown[0]), strict=True)
-            if not draws and any(apart(*pair) for pair in halves):
+            if not draws and any(apart(alone, _common(half, alone)) for alone, half in halves):
                 return None
             found.append(grown[0])
             continue
@@ -114,3 +114,8 @@ def _answered(
             return None
         found.append(None)
     return found if any(axis is not None for axis in found) else None
+
+
+def _common(half: Tensor, alone: Tensor) -> Tensor:
+    """The part of a joined answer that there is of it alone, too: the longest of a batch says how long all are."""
+    return half[tuple(slice(size) for size in alone.shape)] if half.ndim == alone.ndim else half

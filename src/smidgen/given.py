@@ -27,6 +27,9 @@ __all__ = [
     "labelled_in",
 ]
 
+MOST_TARGETS = 2
+"""What may be in a tuple beside the inputs of a network, if it looks like these."""
+
 
 def examples_in(path: Path, archive: Archive, most: int, seed: int) -> Examples:
     """The examples in a folder of pictures (with or without class sub-folders), an ``.npz`` file or a folder of those.
@@ -124,16 +127,17 @@ def iterable(data: Any, count: int = 1) -> Iterable[Any]:
 
 
 def _is_batch(data: Any, count: int) -> bool:
-    """Whether this is a tuple as data loaders give them, inputs and perhaps labels, and not one of pictures or batches,
-    which would be alike, for a network of so many inputs."""
+    """Whether this is a tuple as data loaders give them, inputs and perhaps targets, for a network of so many inputs,
+    and not one of pictures or of many batches."""
     parts = list(flattened(dict(enumerate(data))).values()) if isinstance(data, tuple) else []
     if len(parts) < 2 or not all(is_array(part) for part in parts):
         return False
     first, *others = (plain(part) for part in parts)
     if any(part.dtype.kind not in "biufc" or _is_of_pictures(part[None]) for part in (first, *others)):
         return False
-    alike = all(part.shape[1:] == first.shape[1:] and part.dtype == first.dtype for part in others)
-    return not alike or (count > 1 and len(parts) >= count)
+    if all(part.shape[1:] == first.shape[1:] and part.dtype == first.dtype for part in others):
+        return count <= len(parts) <= count + MOST_TARGETS and all(part.shape == first.shape for part in others)
+    return True
 
 
 def _is_of_pictures(array: NDArray[Any]) -> bool:

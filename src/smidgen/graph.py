@@ -66,7 +66,7 @@ def export_graph(
     named: list[dict[str, torch.Tensor]] = []
     try:
         # A copy, because hooks, the mode and the type of a module that may be in training are none of our business.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _attention_as_traced():
             # The old exporter is the one wanted (docs/decisions.md, 5) and announces that it is old; what else is said
             # while tracing is about examples other than those given, and answers are compared in any case.
             warnings.simplefilter("ignore")
@@ -192,6 +192,17 @@ def _room(one: torch.Tensor, two: torch.Tensor) -> float:
     if one.shape != two.shape or not one.is_floating_point() or not one.numel():
         return 0.0
     return JUMPS * float(torch.nan_to_num(one - two, 0.0, 0.0, 0.0).abs().max())
+
+
+@contextmanager
+def _attention_as_traced() -> Iterator[None]:
+    """PyTorch's attention has another way in evaluation mode, which says something else where there is padding."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 @contextmanager

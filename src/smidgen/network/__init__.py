@@ -192,7 +192,8 @@ def _constant(attributes: Mapping[str, Any]) -> Tensor:
 
 def _tensor(array: NDArray[Any]) -> Tensor:
     if array.dtype.kind not in "fiub":
-        raise ModelError(f"a constant of type {array.dtype} cannot be computed")
+        what = "text" if array.dtype.kind in "OSU" else str(array.dtype)
+        raise ModelError(f"constants of {what} cannot be computed; leave out the outputs that are made of them")
     return torch.from_numpy(np.array(array))
 
 

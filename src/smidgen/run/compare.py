@@ -82,6 +82,7 @@ def compare(
     sums: list[list[_Sums]] = []
     kept: list[Mapping[str, NDArray[Any]]] = []
     outputs: list[Output] = []
+    free: list[list[int]] = []
     for done, batch in enumerate(batches, 1):
         answers = [engine(_named(batch, names)) for engine, names in zip(engines, inputs, strict=True)]
         if not outputs:
@@ -89,8 +90,11 @@ def compare(
             axes = answer_axes(engines[0], archives[0], first, answers[0])
             outputs = outputs_of(archives[0].onnx(), answers[0], bool(archives[0].labels), kind, axes)
             sums = [[_Sums(output) for output in outputs] for _ in engines]
+            free = _free_axes(archives[0])
         for number, (row, mine) in enumerate(zip(sums, answers, strict=True), 1):
-            if [a.shape for a in mine] != [a.shape for a in answers[0]]:
+            if [_kept(*pair) for pair in zip(mine, free, strict=False)] != [
+                _kept(*pair) for pair in zip(answers[0], free, strict=True)
+            ]:
                 shapes = [[a.shape for a in some] for some in (mine, answers[0])]
                 raise InputError(
                     f"network {number} gives {shapes[0]} and the first {shapes[1]}; compare like with like"
@@ -138,6 +142,17 @@ def answer_axes(
     ]
 
 
+def _free_axes(archive: Archive) -> list[list[int]]:
+    """The axes of each output whose length the graph leaves free."""
+    values = onnx.load_from_string(archive.graph).graph.output
+    return [[k for k, d in enumerate(value.type.tensor_type.shape.dim) if not d.dim_value] for value in values]
+
+
+def _kept(array: NDArray[Any], free: list[int]) -> list[int]:
+    """What sizes of an answer are the same for all files: a choice of things may find more or fewer."""
+    return [size for axis, size in enumerate(array.shape) if axis not in free]
+
+
 def _named(batch: Mapping[str, NDArray[Any]], names: Sequence[str]) -> Mapping[str, NDArray[Any]]:
     """A single input is what the network takes, whatever that calls it: the data may have named the other."""
     return {names[0]: next(iter(batch.values()))} if len(batch) == len(names) == 1 else batch
@@ -153,6 +168,8 @@ class _Sums:
 
     def add(self, ours: NDArray[Any], theirs: NDArray[Any]) -> None:
         self.tally.add(ours, theirs)
+        if ours.shape != theirs.shape or ours.dtype.kind not in "biuf":
+            return
         p, q = (array.astype(np.float64) for array in (ours, theirs))
         difference = np.abs(p - q)
         self.numbers += p.size

@@ -63,10 +63,11 @@ def outputs_of(
     told = {} if kind is None else kinds_in(kind, [value.name for value in values])
     found, known = [], {*told, *(value.name for value in values[:1] if labelled)}
     for value, array, axis in zip(values, leading, axes, strict=True):
+        last = last_operator(model, value.name)
         if value.name in told:
-            output = _as_told(value.name, told[value.name], array)
+            output = _as_told(value.name, told[value.name], array, last)
         else:
-            last, fixed = last_operator(model, value.name), _fixed_axes(value, axis, array)
+            fixed = _fixed_axes(value, axis, array)
             output = _detections(model, value.name, array) or _output(value.name, last, array, fixed)
         classes = array.ndim > 1 and array.shape[_class_axis(array)] > 1
         if output.kind == "values" and labelled and value is values[0] and classes:
@@ -146,10 +147,11 @@ def kinds_in(text: str, outputs: Sequence[str] | None = None) -> dict[str, str]:
     return found
 
 
-def _as_told(name: str, kind: str, array: Array) -> Output:
-    if array.dtype.kind != "f" or (kind in KINDS[:2] and (array.ndim < 2 or array.shape[_class_axis(array)] < 2)):
+def _as_told(name: str, kind: str, array: Array, last: str) -> Output:
+    axis = 1 if last in ("Conv", "ConvTranspose", "Resize") and array.ndim > 2 else _class_axis(array)
+    if array.dtype.kind != "f" or (kind in KINDS[:2] and (array.ndim < 2 or array.shape[axis] < 2)):
         raise InputError(f"outputs: {name!r} is {array.dtype} of shape {array.shape}, which cannot be {kind}")
-    return Output(name, kind, _class_axis(array))
+    return Output(name, kind, axis)
 
 
 def last_operator(model: onnx.ModelProto, output: str) -> str:

@@ -81,6 +81,11 @@ class Engine:
         except Exception as error:  # the runtime's exceptions have no public base class of their own
             raise ModelError(f"ONNX Runtime cannot run the graph: {reason(error)}") from None
         for name, array in zip(self.outputs, found, strict=True):
+            if not isinstance(array, np.ndarray):
+                raise ModelError(
+                    f"the network's output {name!r} is no tensor; leave out what makes it (of scikit-learn's networks "
+                    "options={'zipmap': False} of the converter)"
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 given = (array for array in inputs.values() if array.dtype.kind == "f")
                 whole = all(np.isfinite(array).all() for array in given)

@@ -34,6 +34,7 @@ class Tally:
     def __init__(self, output: Output) -> None:
         self.output = output
         self.examples = 0
+        self._unlike = 0
         self._divergence = self._agreement = self._cosine = 0.0
         self._variance, self._apart = Variance(output.axis), Apart(output.axis)
         self._places = _Places()
@@ -46,6 +47,9 @@ class Tally:
         p, q = output.leading(ours), output.leading(theirs)
         self.examples += len(p)
         self.is_values = output.kind == "values" and p.dtype.kind == "f"
+        if p.shape != q.shape:
+            self._unlike += len(p)  # how many things there are is a part of the answer
+            return
         if self.is_values:
             if self.output.variance is None:
                 self._variance.add(p)
@@ -70,10 +74,11 @@ class Tally:
 
     @property
     def divergence(self) -> float:
-        """The mean of ``smidgen.run.outputs.divergence``; of values half of what R squared lacks of 1."""
+        """The mean of ``smidgen.run.outputs.divergence``; of values half of what R squared lacks of 1. Answers of
+        another shape, as after a choice of things, count one each."""
         if self.is_values:
-            return self._unexplained / 2
-        return max(0.0, self._divergence / max(1, self.examples))
+            return self._unexplained / 2 * (1 - self._part_unlike) + self._part_unlike
+        return max(0.0, self._divergence / max(1, self.examples)) + self._part_unlike
 
     @property
     def agreement(self) -> float:
@@ -87,15 +92,19 @@ class Tally:
         too, and below 0 if a guess of the mean would be nearer.
         """
         if self.is_values:
-            return 1 - self._unexplained
+            return (1 - self._unexplained) * (1 - self._part_unlike)
         if self._places.count:
-            return self._places.agreement
+            return self._places.agreement * (1 - self._part_unlike)
         return self._agreement / max(1, self.examples)
 
     @property
     def cosine(self) -> float | None:
         """Of values the mean cosine of the angle between answers."""
         return self._cosine / max(1, self.examples) if self.is_values else None
+
+    @property
+    def _part_unlike(self) -> float:
+        return self._unlike / max(1, self.examples)
 
     @property
     def _unexplained(self) -> float:
