@@ -33,7 +33,7 @@ from test_pipeline import model
 from smidgen import distributed, repair
 from smidgen.arrange import arranged
 from smidgen.errors import InputError, SmidgenError
-from smidgen.examples import find_pictures, split
+from smidgen.examples import split
 from smidgen.file import write
 from smidgen.network import Network
 from smidgen.reporter import SILENT
@@ -41,6 +41,7 @@ from smidgen.squeezer import Squeezer
 from smidgen.survey import measured
 from smidgen.repair import Lesson
 from smidgen.run.outputs import Output
+from smidgen.run.pictures import find_pictures
 
 OUTPUTS = [Output("scores", "scores", 1)]
 repair.STEP = 0.2  # so that many symbols change
