@@ -25,6 +25,7 @@ from smidgen.file import write
 from smidgen.given import examples_from, examples_in
 from smidgen.read import from_module, read_model
 from smidgen.reference import Reference
+from smidgen.run.compare import compare
 
 
 class Deciding(nn.Module):
@@ -469,3 +470,38 @@ def test_outputs_that_are_no_numbers(tmp_path: Path) -> None:
     assert run("compress", name, "--plan", "int8", "-o", small)[0] == 0
     status, said = run("evaluate", name, small, "--data", data)
     assert status == 0, said
+
+
+def test_outputs_that_are_no_tensors_are_named(tmp_path: Path) -> None:
+    zipped = onnx.helper.make_node("ZipMap", ["p"], ["z"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2])
+    info, kinds = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    maps = onnx.helper.make_sequence_type_proto(
+        onnx.helper.make_map_type_proto(kinds.INT64, onnx.helper.make_tensor_type_proto(kinds.FLOAT, []))
+    )
+    weights = onnx.numpy_helper.from_array(np.eye(6, 3, dtype=np.float32), "w")
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["p"]), zipped],
+        "g",
+        [info("x", kinds.FLOAT, ["n", 6])],
+        [onnx.helper.make_value_info("z", maps)],
+        [weights],
+    )
+    versions = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=versions, ir_version=8), tmp_path / "z.onnx")
+    np.savez(tmp_path / "x.npz", x=np.ones((30, 6), np.float32))
+    status, said = run("evaluate", str(tmp_path / "z.onnx"), "--data", str(tmp_path / "x.npz"))
+    assert status == 1
+    assert "output 'z' is no tensor" in said
+
+
+def test_networks_of_more_outputs_are_not_compared() -> None:
+    class Both(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x * 2, x * 3
+
+    one = from_module(nn.Sequential(nn.Linear(6, 6)), examples=[(torch.zeros(1, 6),)])
+    two = from_module(Both(), examples=[(torch.zeros(1, 6),)])
+    rows = {"input": np.ones((4, 6), np.float32)}
+    for pair in ([one, two], [two, one]):
+        with pytest.raises(InputError, match="compare like with like"):
+            compare(pair, [rows])

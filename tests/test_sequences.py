@@ -323,3 +323,19 @@ class Packed(nn.Module):
 def test_a_batch_as_long_as_its_longest_is_one_of_examples() -> None:
     archive = from_module(Packed(), examples=[(floats(4, 9, 5), torch.tensor([9, 7, 5, 4]))])
     assert free_axes(archive)[0] == ["batch", 9, 5]
+
+
+def test_a_large_batch_is_not_run_whole_to_be_traced() -> None:
+    class Counted(nn.Module):
+        most = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counted.most = max(Counted.most, len(x))
+            return self.last(x)
+
+    assert free_axes(from_module(Counted(), examples=[(floats(500, 6),)])) == [["batch", 6]]
+    assert 2 <= Counted.most <= 4

@@ -116,14 +116,14 @@ def _named_outputs(called: Sequence[str], first: str, known: Iterable[str]) -> l
 
 def _export_any(flat: Flat, examples: list[dict[str, torch.Tensor]]) -> tuple[Any, list[dict[str, torch.Tensor]]]:
     """The graph, with a free number of examples where these are answered one by one, and what to try it with."""
-    rows = rows_of(examples[0])
-    if rows and flat.answers(examples[0]) is None and flat.answers(rows[0]) is not None:
-        examples = rows  # each row is what it takes
     for axes, answered, one in axes_found(flat, examples):
         proto = _export(flat, [one, *examples[1:]], axes, answered)
         two = {name: torch.cat([t, t], axes[name]) if name in axes else t for name, t in one.items()}
         if _difference(flat, _engine(proto), two) is None:
             return proto, [{name: _few(t, axes.get(name)) for name, t in each.items()} for each in examples]
+    rows = rows_of(examples[0])
+    if rows and flat.answers(examples[0]) is None and flat.answers(rows[0]) is not None:
+        return _export_any(flat, rows)  # each row is what it takes
     return _export(flat, examples, {}, []), examples
 
 
