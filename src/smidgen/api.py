@@ -51,13 +51,12 @@ def compress(
         module: the network; or what the command line takes, such as an ONNX file. It is not changed.
         data: a folder of pictures or an ``.npz`` file; or any iterable of pictures (files, uint8 arrays of shape
             (height, width, 3)) or of batches, as a data loader gives them, or one of these: see
-            ``smidgen.given.examples_from``. No
-            labels are needed; a folder may have sub-folders named by ``labels``. With a plan they only show the ranges
-            of activations, which the network needs to run without ONNX Runtime.
+            ``smidgen.given.examples_from``. No labels are needed; a folder may have sub-folders named by ``labels``.
+            With a plan they only show the ranges of activations, which the network needs to run by itself.
         plan: a plan, the path of one in TOML, or the name of one that ships with smidgen.
         size: bytes that the saved file must not exceed, as a number or as "400KB".
-        max_drop: points that may be lost: of top-1 where labels are known, else of agreement with the original; of
-            values hundredths of their variance (100 less R squared in percent). Of several outputs each is held to it.
+        max_drop: points that may be lost, of each output: of top-1 where labels are known, else of agreement with the
+            original; of values hundredths of their variance (100 less R squared in percent).
         finetune: epochs of distillation from the original on ``data``.
         seconds: how long this may take; the best that was found by then is returned.
         pictures: how many to calibrate on at most.
@@ -67,8 +66,7 @@ def compress(
         preprocessing: how a picture becomes the input, to be kept in the file; needed with ``data``.
         labels: the classes, in the order of the scores, to be kept in the file.
         inputs: for a network of other inputs: these, once or more; axes along which they differ may have any size.
-        outputs: what the first output is, "scores", "probabilities", "chances" or "values", or what each of some is, as
-            "boxes=values,classes=scores"; None to find out.
+        outputs: what outputs are, "values" or "boxes=values,classes=scores" (``smidgen.run.kinds``); None to find out.
 
     Raises:
         PlanError: the plan cannot be read, or a pattern in it matches nothing.
@@ -87,8 +85,7 @@ def compress(
         >>> archive = smidgen.compress(
         ...     network, pictures, size=300_000, input_shape=(3, 32, 32), preprocessing=smidgen.Preprocessing(32, 32)
         ... )
-        >>> from smidgen.file import write
-        >>> 297_000 <= len(write(archive)) <= 300_000
+        >>> 297_000 <= len(smidgen.file.write(archive)) <= 300_000
         True
     """
     read = read_model(os.fspath(module)) if isinstance(module, str | os.PathLike) else module

@@ -14,7 +14,7 @@ from torch.utils import _pytree
 
 from smidgen.nested import flattened, nested
 
-__all__ = ["Flat", "apart", "named_inputs"]
+__all__ = ["Flat", "apart", "named_inputs", "tensors_of"]
 
 
 def named_inputs(module: nn.Module, given: Mapping[str, Any] | Sequence[Any] | Tensor) -> dict[str, Any]:
@@ -77,10 +77,11 @@ class Flat(nn.Module):
             return None
         return tuple(each.detach() for each in (found if isinstance(found, tuple) else (found,)))
 
-    def tensors(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Inputs, flat, by name; in float32 what is in float64."""
-        found = {name: torch.as_tensor(value).detach().cpu() for name, value in flattened(given).items()}
-        return {name: t.float() if t.dtype == torch.float64 else t for name, t in found.items()}
+
+def tensors_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Inputs, flat, by name; in float32 what is in float64."""
+    found = {name: torch.as_tensor(value).detach().cpu() for name, value in flattened(given).items()}
+    return {name: t.float() if t.dtype == torch.float64 else t for name, t in found.items()}
 
 
 def apart(one: Tensor, two: Tensor, room: float = 0.0) -> str | None:

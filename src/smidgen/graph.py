@@ -18,7 +18,7 @@ from torch.onnx import TrainingMode
 from smidgen.errors import InputError, ModelError, one_line
 from smidgen.example_axes import axes_found, rows_of
 from smidgen.examples import free_axis
-from smidgen.flat import Flat, apart, named_inputs
+from smidgen.flat import Flat, apart, named_inputs, tensors_of
 from smidgen.run.session import Engine
 
 __all__ = ["export_graph", "strip_"]
@@ -75,7 +75,7 @@ def export_graph(
             if examples:
                 given = [named_inputs(still, one) for one in examples]
                 flat = Flat(still, given[0])
-                named = [flat.tensors(one) for one in given]
+                named = [tensors_of(one) for one in given]
                 proto, named = _export_any(flat, named)
             else:
                 named = [{INPUT: torch.zeros(1, *input_shape)}]
